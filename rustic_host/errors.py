@@ -1,0 +1,109 @@
+"""The error families. Every error we raise on purpose is a :class:`RusticHostError`.
+
+Each family carries the exit code that the CLI ends with (``sysexits.h`` numbers, plus gunicorn's 3 for "could not
+boot"), so what a failure means to a supervisor is decided where the failure is defined.
+"""
+
+
+class RusticHostError(Exception):
+    """Root of all errors raised by rustic_host."""
+
+    exit_code = 1
+
+
+class ConfigError(RusticHostError):
+    """A setting is wrong (``EX_CONFIG``)."""
+
+    exit_code = 78
+
+
+class SpecError(RusticHostError):
+    """A guild spec is wrong (``EX_DATAERR``)."""
+
+    exit_code = 65
+
+
+class SpecNotFoundError(SpecError):
+    """A guild spec, or a file that it names, is not there (``EX_NOINPUT``)."""
+
+    exit_code = 66
+
+
+class MessageError(RusticHostError, ValueError):
+    """A message breaks the wire format."""
+
+    exit_code = 65
+
+
+class MessageTypeError(MessageError, TypeError):
+    """A field of a message has a type that the wire format forbids (an ``id`` that is no number, say)."""
+
+
+class MessagingError(RusticHostError):
+    """The bus could not do what was asked."""
+
+
+class BackendUnavailableError(MessagingError):
+    """The server behind the bus cannot be reached (``EX_UNAVAILABLE``)."""
+
+    exit_code = 69
+
+
+class BackendRefusedError(MessagingError):
+    """The server behind the bus answered, and refused: wrong password, wrong policy, wrong key type."""
+
+    exit_code = 69
+
+
+class OwnershipLostError(MessagingError):
+    """Another process has taken this client over; whoever gets this must stop."""
+
+
+class GroupLostError(MessagingError):
+    """The record of what a client has read is gone from Redis; guessing a position would lose or double messages."""
+
+
+class CommitRefusedError(MessagingError):
+    """A commit changed nothing because what it rests on is no longer so; read pending messages again."""
+
+
+class AgentError(RusticHostError):
+    """An agent's own code or configuration failed."""
+
+
+class AgentLoadError(AgentError):
+    """An agent's class cannot be imported."""
+
+    exit_code = 3
+
+
+class RoutingError(AgentError):
+    """A routing expression is wrong, or failed on a message."""
+
+
+class ExecutionError(RusticHostError):
+    """A worker process could not be started or stopped."""
+
+    exit_code = 3
+
+
+class HostError(RusticHostError):
+    """The daemon could not do what was asked."""
+
+
+class HostNotFoundError(HostError):
+    """No host answers on the control socket (``EX_UNAVAILABLE``)."""
+
+    exit_code = 69
+
+
+class HostRunningError(HostError):
+    """A live host owns the control socket already (``EX_TEMPFAIL``)."""
+
+    exit_code = 75
+
+
+class CannotCreateError(HostError):
+    """A socket, port or folder that the host needs cannot be made (``EX_CANTCREAT``)."""
+
+    exit_code = 73
