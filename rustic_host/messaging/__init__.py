@@ -1,1 +1,57 @@
-"""…"""
+"""The messaging layer: ids, messages, the bus, its clients and backends. Usable without the daemon."""
+
+from rustic_host.messaging.backend import MessagingBackend
+from rustic_host.messaging.client import Client, SimpleClient
+from rustic_host.messaging.config import MessagingConfig
+from rustic_host.messaging.gemstone_id import GemstoneGenerator, GemstoneID
+from rustic_host.messaging.interface import MessagingInterface
+from rustic_host.messaging.memory import InMemoryMessagingBackend
+from rustic_host.messaging.message import GENERIC_JSON, JsonDict, Message
+from rustic_host.messaging.priority import Priority
+from rustic_host.messaging.redis.backend import RedisMessagingBackend
+from rustic_host.messaging.redis.config import RedisBackendConfig
+from rustic_host.messaging.routing_slip import (
+    ForwardHeader,
+    FunctionalTransformer,
+    GuildStackEntry,
+    PayloadTransformer,
+    ProcessEntry,
+    ProcessStatus,
+    RoutingDestination,
+    RoutingOrigin,
+    RoutingRule,
+    RoutingSlip,
+    StateTransformer,
+    StateUpdateFormat,
+)
+from rustic_host.messaging.tags import AgentTag
+
+__all__ = [
+    "GENERIC_JSON",
+    "AgentTag",
+    "Client",
+    "ForwardHeader",
+    "FunctionalTransformer",
+    "GemstoneGenerator",
+    "GemstoneID",
+    "GuildStackEntry",
+    "InMemoryMessagingBackend",
+    "JsonDict",
+    "Message",
+    "MessagingBackend",
+    "MessagingConfig",
+    "MessagingInterface",
+    "PayloadTransformer",
+    "Priority",
+    "ProcessEntry",
+    "ProcessStatus",
+    "RedisBackendConfig",
+    "RedisMessagingBackend",
+    "RoutingDestination",
+    "RoutingOrigin",
+    "RoutingRule",
+    "RoutingSlip",
+    "SimpleClient",
+    "StateTransformer",
+    "StateUpdateFormat",
+]

@@ -1,0 +1,68 @@
+"""What a storage behind the bus must do. Topics at this level carry their namespace: ``<namespace>:<topic>``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rustic_host.messaging.delivery import Entry, Result
+from rustic_host.messaging.message import Message
+from rustic_host.messaging.pump import Pump
+
+
+class MessagingBackend(ABC):
+    """Five methods are enough for a backend of one's own; the rest have defaults that rest on them."""
+
+    @abstractmethod
+    def store_message(self, namespace: str, topic: str, message: Message) -> None:
+        """Store one message on one topic and tell its subscribers."""
+
+    @abstractmethod
+    def get_messages_for_topic(self, topic: str) -> list[Message]:
+        """All stored messages of a topic, by id."""
+
+    @abstractmethod
+    def get_messages_for_topic_since(self, topic: str, msg_id_since: int) -> list[Message]:
+        """Stored messages with a greater id, by id."""
+
+    @abstractmethod
+    def subscribe(
+        self, topic: str, handler: Callable[[Message], object], client_id: str = "", namespace: str = ""
+    ) -> None:
+        """Call ``handler`` with each message stored from now on; in force when it returns."""
+
+    @abstractmethod
+    def get_messages_by_id(self, namespace: str, msg_ids: Sequence[int]) -> list[Message]:
+        """The messages with these ids, in that order; those no longer stored are left out."""
+
+    def store_copies(self, namespace: str, message: Message) -> None:
+        """Store a message on all its topics; a backend that can makes it all or nothing."""
+        for topic in dict.fromkeys(message.topic_list):
+            self.store_message(namespace, f"{namespace}:{topic}", message.published_to(topic))
+
+    def get_next_message_for_topic_since(self, topic: str, last_message_id: int) -> Message | None:
+        """The message with the smallest id above ``last_message_id``."""
+        return next(iter(self.get_messages_for_topic_since(topic, last_message_id)), None)
+
+    def unsubscribe(self, topic: str, client_id: str = "") -> None:
+        """End a client's subscription; a backend without subscriptions to end need not care."""
+        return
+
+    def cleanup(self) -> None:
+        """Let go of connections, threads and subscriptions; stored messages stay."""
+        return
+
+    def open_client(
+        self,
+        namespace: str,
+        client_id: str,
+        topics: Callable[[], Sequence[str]],
+        handle: Callable[[Entry], Result],
+        restore: Callable[[dict[str, Any]], None],
+    ) -> Pump | None:
+        """The loop of a durable client, for a backend that keeps what each has read; None when it does not.
+
+        Topics are without namespace here; see :class:`~rustic_host.messaging.pump.Pump` for the rest.
+        """
+        return None

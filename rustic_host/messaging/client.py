@@ -1,0 +1,75 @@
+"""Clients: what an agent holds of the bus."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rustic_host.errors import MessagingError
+from rustic_host.messaging.message import Message
+
+if TYPE_CHECKING:
+    from rustic_host.messaging.interface import MessagingInterface
+
+MessageHandler = Callable[[Message], object]
+"""Handles one message. A returned string is the outcome that is counted (``ok`` when it returns anything else)."""
+
+
+class Client(ABC):
+    """One party on the bus.
+
+    Args:
+        id: unique in its namespace; for an agent ``<guild>$<agent>``.
+        name: for people.
+        message_handler: called with each message.
+    """
+
+    def __init__(self, id: str, name: str, message_handler: MessageHandler) -> None:
+        self.id, self.name = id, name
+        self._message_handler = message_handler
+        self._messaging: MessagingInterface | None = None
+
+    def connect(self, messaging: MessagingInterface) -> None:
+        """Attach to an interface; called by its ``register_client``.
+
+        Raises:
+            MessagingError: attached to another interface already.
+        """
+        if self._messaging not in (None, messaging):
+            raise MessagingError(f"client {self.id} is connected to another interface")
+        self._messaging = messaging
+
+    def disconnect(self) -> None:
+        """Detach.
+
+        Raises:
+            MessagingError: not connected.
+        """
+        self._connected()
+        self._messaging = None
+
+    def publish(self, message: Message) -> None:
+        """Publish; inside a handler on a durable backend the message leaves with the commit of the one in hand.
+
+        Raises:
+            MessagingError: not connected, or the backend refused or could not be reached.
+        """
+        self._connected().publish(self, message)
+
+    @abstractmethod
+    def notify_new_message(self, message: Message) -> object:
+        """Take one message from the interface; returns the handler's answer."""
+
+    def _connected(self) -> MessagingInterface:
+        if self._messaging is None:
+            raise MessagingError(f"client {self.id} is not connected; register it with a MessagingInterface first")
+        return self._messaging
+
+
+class SimpleClient(Client):
+    """Hands each message to the handler at once, in arrival order."""
+
+    def notify_new_message(self, message: Message) -> object:
+        """Call the handler."""
+        return self._message_handler(message)

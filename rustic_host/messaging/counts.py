@@ -1,0 +1,41 @@
+"""Names of the exact counts that the publish and commit scripts keep.
+
+A name is a JSON array, so that no character of a topic or an agent can make it ambiguous.
+"""
+
+import json
+from functools import lru_cache
+from typing import NamedTuple
+
+
+class Count(NamedTuple):
+    """One count, parsed from its name."""
+
+    kind: str
+    """``published`` or ``processed``."""
+    topic: str
+    client_id: str = ""
+    outcome: str = ""
+
+
+@lru_cache(maxsize=65536)
+def published(topic: str) -> str:
+    """Messages stored on ``topic``."""
+    return json.dumps(["published", topic], ensure_ascii=False, separators=(",", ":"))
+
+
+@lru_cache(maxsize=65536)
+def processed(topic: str, client_id: str, outcome: str) -> str:
+    """Messages of ``topic`` that ``client_id`` finished with ``outcome``."""
+    return json.dumps(["processed", topic, client_id, outcome], ensure_ascii=False, separators=(",", ":"))
+
+
+def parse(name: str | bytes) -> Count | None:
+    """The count that a name stands for; None for a name that is not ours (an unknown version's, say)."""
+    try:
+        parts = json.loads(name)
+    except ValueError:
+        return None
+    if not isinstance(parts, list) or len(parts) not in (2, 4) or not all(isinstance(p, str) for p in parts):
+        return None
+    return Count(*parts)

@@ -1,0 +1,55 @@
+"""What travels between a backend and its user: frozen copies of messages, entries read, results to commit."""
+
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+from rustic_host.messaging.message import Message
+
+DIGEST_BYTES = 12
+"""Length of a copy's digest: 2^48 copies of one topic before two are expected to collide."""
+
+
+class Frame(NamedTuple):
+    """One copy of a message for one topic, its bytes frozen before the first attempt to store it."""
+
+    topic: str
+    """Without namespace."""
+    message_id: int
+    timestamp: int
+    """Milliseconds since the Unix epoch, from the id."""
+    body: bytes
+    """The JSON."""
+    digest: bytes
+    """Identity of the copy: ids collide across senders, bytes do not."""
+
+
+def frames_of(message: Message, only: str | None = None) -> list[Frame]:
+    """A frame for each distinct topic of ``message``, in their order, or for the topic ``only``."""
+    frames = []
+    for topic in dict.fromkeys(message.topic_list) if only is None else [only]:
+        body = message.published_to(topic).to_json_bytes()
+        digest = blake2b(body, digest_size=DIGEST_BYTES).digest()
+        frames.append(Frame(topic, message.id, int(message.timestamp), body, digest))
+    return frames
+
+
+class Entry(NamedTuple):
+    """One log entry as read."""
+
+    topic: str
+    entry_id: str
+    body: bytes | None
+    """The JSON; None when retention trimmed it while it was pending."""
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of one entry."""
+
+    entry: Entry
+    outcome: str
+    """``ok``, ``error``, ``unhandled``, ``filtered``, ``quarantined`` …: a label of the processed count."""
+    outputs: list[Frame] = field(default_factory=list)
+    state: dict[str, Any] | None = None
+    """The reader's whole new state, when the handler changed it."""

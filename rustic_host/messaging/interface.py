@@ -1,0 +1,242 @@
+"""The message bus as agents and library users see it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from rustic_host.errors import MessageError, MessagingError
+from rustic_host.messaging.client import Client
+from rustic_host.messaging.config import MessagingConfig
+from rustic_host.messaging.dead_letter import DEAD_LETTER_TOPIC, dead_letter
+from rustic_host.messaging.delivery import Entry, Frame, Result, frames_of
+from rustic_host.messaging.gemstone_id import GemstoneGenerator
+from rustic_host.messaging.message import Message
+from rustic_host.messaging.pump import Pump
+from rustic_host.messaging.reader import Reader
+from rustic_host.telemetry.logs import get_logger
+
+SELF_INBOX = "agent_self_inbox"
+
+log = get_logger(__name__)
+
+
+class StateHolder(Protocol):
+    """Keeps state that goes into the commits of its client; an agent is one."""
+
+    def take_state_change(self) -> dict[str, Any] | None:
+        """The whole new state when handlers changed it since the last call."""
+
+    def restore_state(self, state: dict[str, Any]) -> None:
+        """Go on from the state as it is stored."""
+
+
+class _Outbox(threading.local):
+    """What the handler that runs in this thread has sent; None outside handlers."""
+
+    frames: list[Frame] | None = None
+
+
+class MessagingInterface:
+    """Topics of one namespace, their subscribers, and the backend that stores them.
+
+    Args:
+        namespace: usually the guild id; a topic ``t`` is ``<namespace>:t`` in the backend.
+        messaging_config: which backend.
+        generator: makes the ids of dead letters.
+
+    Raises:
+        ConfigError: the backend cannot be made.
+    """
+
+    def __init__(
+        self, namespace: str, messaging_config: MessagingConfig, *, generator: GemstoneGenerator | None = None
+    ) -> None:
+        self.namespace = namespace
+        self.backend = messaging_config.get_storage()
+        self.clients: dict[str, Client] = {}
+        self.subscribers: dict[str, set[str]] = {}
+        self._generator = generator or GemstoneGenerator(0)  # Rustic AI's machine id for dead letters (facts 9.4)
+        self._readers: dict[str, Reader] = {}
+        self._manual: set[str] = set()
+        self._outbox = _Outbox()
+
+    def register_client(self, client: Client, *, threaded: bool = True) -> None:
+        """Attach a client. With ``threaded=False`` it receives only inside :meth:`run`."""
+        self.clients[client.id] = client
+        client.connect(self)
+        if not threaded:
+            self._manual.add(client.id)
+
+    def unregister_client(self, client: Client) -> None:
+        """End the client's subscriptions and detach it; unknown clients are left alone."""
+        if self.clients.pop(client.id, None) is None:
+            return
+        for topic in [t for t, ids in self.subscribers.items() if client.id in ids]:
+            self._drop(topic, client.id)
+        if reader := self._readers.pop(client.id, None):
+            reader.close()
+        self._manual.discard(client.id)
+        client.disconnect()
+
+    def publish(self, sender: Client, message: Message) -> None:
+        """Publish to all topics of the message, all or none.
+
+        Inside a handler of a durable client the copies leave with the commit of the message in hand.
+
+        Raises:
+            MessageError: the message names no topic.
+            BackendUnavailableError, BackendRefusedError: nothing is stored, or (unavailable only) it is not known.
+        """
+        if not message.topic_list:
+            raise MessageError(f"message {message.id} of {sender.id} names no topic")
+        if self._outbox.frames is not None:
+            self._outbox.frames += frames_of(message)
+        else:
+            self.backend.store_copies(self.namespace, message)
+
+    def subscribe(self, topic: str, client: Client) -> None:
+        """Deliver ``topic`` to ``client``; in force when it returns, but for a client that waits for :meth:`run`."""
+        name = self._bare(topic)
+        self.subscribers.setdefault(name, set()).add(client.id)
+        if client.id in self._manual:
+            return
+        if client.id not in self._readers and (pump := self._open(client, None)):
+            self._readers[client.id] = Reader(pump, client.id)
+        if reader := self._readers.get(client.id):
+            reader.refresh()
+        else:
+            handler = self._callback(client)
+            self.backend.subscribe(self._full(name), handler, client_id=client.id, namespace=self.namespace)
+
+    def unsubscribe(self, topic: str, client: Client) -> None:
+        """End delivery of ``topic`` to ``client``."""
+        self._drop(self._bare(topic), client.id)
+
+    def run(self, client: Client, state: StateHolder | None = None) -> Pump:
+        """The loop of a client that was registered with ``threaded=False``; call its ``run``.
+
+        With ``state``, what the client keeps is loaded now and at every reconnection, and goes into its commits.
+        """
+        if client.id not in self._manual:
+            raise MessagingError(f"client {client.id} was not registered with threaded=False")
+        if (pump := self._open(client, state)) is None:
+            raise MessagingError(f"{type(self.backend).__name__} keeps no log that a process of its own could read")
+        return pump
+
+    def topics_of(self, client_id: str) -> list[str]:
+        """Topics (without namespace) that a client is subscribed to."""
+        return [topic for topic, ids in self.subscribers.items() if client_id in ids]
+
+    def get_messages(self, topic: str) -> list[Message]:
+        """All stored messages of a topic, by id."""
+        return self.backend.get_messages_for_topic(self._full(topic))
+
+    def get_messages_for_topic_since(self, topic: str, last_id: int) -> list[Message]:
+        """Stored messages of a topic with a greater id, by id."""
+        return self.backend.get_messages_for_topic_since(self._full(topic), last_id)
+
+    def get_next_message_for_topic(self, topic: str, last_id: int) -> Message | None:
+        """The next by id."""
+        return self.backend.get_next_message_for_topic_since(self._full(topic), last_id)
+
+    def get_messages_for_client_since(self, client_id: str, last_id: int) -> list[Message]:
+        """Over all topics of a client, by id."""
+        topics = self.topics_of(client_id)
+        found = [m for topic in topics for m in self.get_messages_for_topic_since(topic, last_id)]
+        return sorted(found, key=lambda message: message.id)
+
+    def shutdown(self) -> None:
+        """Unregister all clients and let go of the backend."""
+        for client in list(self.clients.values()):
+            self.unregister_client(client)
+        self.backend.cleanup()
+
+    def handle(self, client: Client, entry: Entry, state: StateHolder | None) -> Result:
+        """Deliver one log entry; whatever the client sends meanwhile is part of the result."""
+        message, error = _parsed(entry)
+        if message is None:
+            return self._given_up(client, entry, None, "quarantined", error)
+        self._outbox.frames = []
+        try:
+            outcome = self._deliver(client, entry.topic, message)
+            return Result(entry, outcome, self._outbox.frames, state.take_state_change() if state else None)
+        except Exception as failure:
+            log.exception("handler_failed", client=client.id, topic=entry.topic, message_id=message.id)
+            return self._given_up(client, entry, message, "failed", failure)
+        finally:
+            self._outbox.frames = None
+
+    def _deliver(self, client: Client, topic: str, message: Message) -> str:
+        if not _is_for(client.id, topic, message):
+            return "filtered"
+        if message.enrich_with_history:
+            self._enrich(message)
+        answer = client.notify_new_message(message)
+        return answer if isinstance(answer, str) else "ok"
+
+    def _enrich(self, message: Message) -> None:
+        """Facts 3.7: the messages that the last history entries came from, as JSON texts in the session state."""
+        entries = message.message_history[-(message.enrich_with_history or 0) :]
+        found = self.backend.get_messages_by_id(self.namespace, [entry.origin for entry in entries])
+        message.session_state = {**(message.session_state or {}), "enriched_history": [m.to_json() for m in found]}
+
+    def _given_up(
+        self, client: Client, entry: Entry, message: Message | None, outcome: str, error: Exception | None
+    ) -> Result:
+        """Facts 2.4: a dead letter, in the commit that acknowledges. One about the dead letter topic is only logged."""
+        if entry.body is None:
+            return Result(entry, "lost_to_retention")
+        if entry.topic == DEAD_LETTER_TOPIC:
+            log.error("dead_letter_not_handled", client=client.id, error=str(error))
+            return Result(entry, outcome)
+        letter = dead_letter(self._generator.get_id(), self.namespace, client.id, entry, message, error)
+        return Result(entry, outcome, frames_of(letter))
+
+    def _open(self, client: Client, state: StateHolder | None) -> Pump | None:
+        return self.backend.open_client(
+            self.namespace,
+            client.id,
+            lambda: self.topics_of(client.id),
+            lambda entry: self.handle(client, entry, state),
+            state.restore_state if state else _keeps_nothing,
+        )
+
+    def _callback(self, client: Client) -> Callable[[Message], object]:
+        return lambda message: self._deliver(client, message.topic_published_to or "", message.model_copy())
+
+    def _drop(self, topic: str, client_id: str) -> None:
+        ids = self.subscribers.get(topic, set())
+        ids.discard(client_id)
+        if not ids:
+            self.subscribers.pop(topic, None)
+        if reader := self._readers.get(client_id):
+            reader.refresh()
+        elif client_id not in self._manual:
+            self.backend.unsubscribe(self._full(topic), client_id=client_id)
+
+    def _full(self, topic: str) -> str:
+        return f"{self.namespace}:{self._bare(topic)}"
+
+    def _bare(self, topic: str) -> str:
+        return topic.removeprefix(f"{self.namespace}:")
+
+
+def _keeps_nothing(state: Mapping[str, Any]) -> None:
+    return
+
+
+def _parsed(entry: Entry) -> tuple[Message | None, Exception | None]:
+    if entry.body is None:
+        return None, None
+    try:
+        return Message.from_json(entry.body), None
+    except ValueError as error:
+        return None, error
+
+
+def _is_for(client_id: str, topic: str, message: Message) -> bool:
+    """Facts 3.6: a self inbox takes only its owner's messages, every other topic only those of others."""
+    own = message.sender.id == client_id.rpartition("$")[2]
+    return own if topic.startswith(SELF_INBOX) else not own

@@ -1,0 +1,185 @@
+"""The one loop of a durable client: read, handle, commit, read again (design, section 4).
+
+The same loop runs in a worker's main thread and, for users of the library, in a thread per client.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from random import random
+from typing import Any, Protocol
+
+from rustic_host.errors import BackendUnavailableError, CommitRefusedError
+from rustic_host.messaging.delivery import Entry, Result
+from rustic_host.telemetry.logs import get_logger
+
+COMMIT_AFTER_SECONDS = 0.005
+"""A handled message's outputs wait for its batch at most this long (plus the handler that is running)."""
+
+COMMIT_FRAMES = 64
+COMMIT_BYTES = 1 << 20
+"""As for publishing: one commit must not hold the server for more than about 3 ms."""
+
+RECONNECT_MAX_SECONDS = 1.0
+"""Longest pause between attempts: recovery within a second of the server's answering again."""
+
+log = get_logger(__name__)
+
+
+class Source(Protocol):
+    """What the loop reads from and commits to; :class:`~rustic_host.messaging.redis.consumer.Consumer` is one."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether reading can go on without :meth:`open`."""
+
+    def open(self, topics: Sequence[str]) -> None:
+        """Connect, own, subscribe."""
+
+    def read(self, results: Sequence[Result] = ()) -> list[Entry]:
+        """Commit and read."""
+
+    def commit(self, results: Sequence[Result]) -> None:
+        """Commit alone."""
+
+    def resync(self) -> dict[str, Any]:
+        """Forget what is in hand; the state as stored."""
+
+    def wake(self) -> None:
+        """End a waiting read."""
+
+    def close(self) -> None:
+        """Let go of the connection."""
+
+
+class Pump:
+    """Runs a client until it is stopped.
+
+    Args:
+        source: where messages come from.
+        topics: called at each (re)connection.
+        handle: turns an entry into a result; it does not raise.
+        restore: told the stored state whenever what handlers did since may not have been committed.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        topics: Callable[[], Sequence[str]],
+        handle: Callable[[Entry], Result],
+        restore: Callable[[dict[str, Any]], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._source, self._topics, self._handle, self._restore = source, topics, handle, restore
+        self._clock = clock
+        self._stopping = threading.Event()
+        self._turned = threading.Condition()
+        self._asked = self._taken_up = 0
+        self.turns = 0
+        """Times round the loop: the proof of progress that a heartbeat reports."""
+        self.handled = 0
+        """Messages committed by this process."""
+        self.busy_since: float | None = None
+        """When the handler that is running began, by ``clock``; None between handlers."""
+
+    def stop(self) -> None:
+        """Finish the message in hand, commit, and return from :meth:`run`. Safe in a signal handler."""
+        self._stopping.set()
+        self._source.wake()
+
+    def resubscribe(self) -> int:
+        """Take up a change of topics soon; returns the number that :meth:`resubscribed` compares with."""
+        with self._turned:
+            self._asked += 1
+            asked = self._asked
+        self._source.wake()
+        return asked
+
+    def resubscribed(self, timeout: float) -> bool:
+        """Take up a change of topics and wait until it is in force, at most ``timeout`` seconds."""
+        asked = self.resubscribe()
+        with self._turned:
+            self._turned.wait_for(lambda: self._taken_up >= asked or self._stopping.is_set(), timeout)
+            return self._taken_up >= asked
+
+    def close(self) -> None:
+        """Let go of the source; call it after :meth:`run` has returned."""
+        self._source.close()
+
+    def connect(self) -> None:
+        """Open the source, waiting for a server that is away as long as it takes (or until stopped)."""
+        delay = 0.01
+        while not self._stopping.is_set():
+            try:
+                with self._turned:
+                    asked = self._asked
+                self._source.open(self._topics())
+                self._restore(self._source.resync())
+                with self._turned:
+                    self._taken_up = asked
+                    self._turned.notify_all()
+                return
+            except BackendUnavailableError as error:
+                log.warning("bus_unavailable", error=str(error), retry_in_seconds=round(delay, 3))
+                self._stopping.wait(delay * (0.5 + random()))
+                delay = min(delay * 2, RECONNECT_MAX_SECONDS)
+
+    def run(self) -> None:
+        """Loop until :meth:`stop`.
+
+        Raises:
+            OwnershipLostError, GroupLostError: this process must not go on.
+            BackendRefusedError: the server refuses what we ask.
+        """
+        results: list[Result] = []
+        while not self._stopping.is_set():
+            self.turns += 1
+            try:
+                if not self._source.connected:
+                    results = []
+                    self.connect()
+                    continue
+                entries = self._source.read(results)
+                self.handled += len(results)
+                results = []
+                results = self._work(entries)
+            except CommitRefusedError as error:
+                log.warning("commit_refused", error=str(error))
+                results = []
+                if self._source.connected:
+                    self._restore(self._source.resync())
+            except BackendUnavailableError as error:
+                log.warning("bus_connection_lost", error=str(error))
+                results = []
+        self._finish(results)
+
+    def _work(self, entries: Sequence[Entry]) -> list[Result]:
+        """Handle entries; returns the results that the next read will commit."""
+        results: list[Result] = []
+        opened, frames, size = self._clock(), 0, 0
+        for entry in entries:
+            if self._stopping.is_set():
+                break
+            self.busy_since = self._clock()
+            result = self._handle(entry)
+            self.busy_since = None
+            results.append(result)
+            frames += len(result.outputs)
+            size += sum(len(frame.body) for frame in result.outputs)
+            late = self._clock() - opened > COMMIT_AFTER_SECONDS
+            if (late or frames >= COMMIT_FRAMES or size >= COMMIT_BYTES) and entry is not entries[-1]:
+                self._source.commit(results)
+                self.handled += len(results)
+                results, opened, frames, size = [], self._clock(), 0, 0
+        return results
+
+    def _finish(self, results: Sequence[Result]) -> None:
+        """Commit what was handled before the stop; if that fails it stays pending, and is handled again."""
+        try:
+            if results and self._source.connected:
+                self._source.commit(results)
+                self.handled += len(results)
+        except (BackendUnavailableError, CommitRefusedError) as error:
+            log.warning("last_commit_failed", error=str(error), messages=len(results))

@@ -1,0 +1,148 @@
+"""The bus on one Redis or Valkey server."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from rustic_host.errors import ConfigError, MessageError
+from rustic_host.messaging.backend import MessagingBackend
+from rustic_host.messaging.delivery import Entry, Result, frames_of
+from rustic_host.messaging.message import Message
+from rustic_host.messaging.pump import Pump
+from rustic_host.messaging.reader import Reader
+from rustic_host.messaging.redis import keys
+from rustic_host.messaging.redis.config import RedisBackendConfig
+from rustic_host.messaging.redis.consumer import Consumer
+from rustic_host.messaging.redis.publisher import Publisher
+from rustic_host.telemetry.logs import get_logger
+
+log = get_logger(__name__)
+
+
+class RedisMessagingBackend(MessagingBackend):
+    """Stores messages in the documented layout and in a log of ours, and reads them durably.
+
+    Args:
+        redis_client: the fields of :class:`~rustic_host.messaging.redis.config.RedisBackendConfig`, or one. Connections
+            are made when first needed.
+
+    Raises:
+        ConfigError: a field is unknown or wrong.
+    """
+
+    def __init__(self, redis_client: RedisBackendConfig | Mapping[str, Any]) -> None:
+        try:
+            self.config = RedisBackendConfig.model_validate(redis_client)
+        except ValidationError as error:
+            reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise ConfigError(f"redis_client: {reasons}") from None
+        self.publisher = Publisher(self.config, "rustic-host:publisher")
+        self._readers: dict[tuple[str, str], _Subscriptions] = {}
+        self._lock = threading.Lock()
+
+    def store_message(self, namespace: str, topic: str, message: Message) -> None:
+        """Store on one topic."""
+        copy = message.published_to(topic.removeprefix(f"{namespace}:"))
+        self.publisher.publish(namespace, frames_of(copy, only=copy.topic_published_to))
+
+    def store_copies(self, namespace: str, message: Message) -> None:
+        """Store on all topics, all or nothing."""
+        self.publisher.publish(namespace, frames_of(message))
+
+    def get_messages_for_topic(self, topic: str) -> list[Message]:
+        """From the documented store; members that are no messages are left out and logged."""
+        return _parsed(topic, self.publisher.call("ZRANGE", topic, 0, -1))
+
+    def get_messages_for_topic_since(self, topic: str, msg_id_since: int) -> list[Message]:
+        """Those with a greater id, whatever their timestamp: ids sort by priority first."""
+        return [message for message in self.get_messages_for_topic(topic) if message.id > msg_id_since]
+
+    def get_messages_by_id(self, namespace: str, msg_ids: Sequence[int]) -> list[Message]:
+        """From the index, while it lasts."""
+        if not msg_ids:
+            return []
+        found: Any = self.publisher.call("MGET", *(keys.message_key(namespace, i) for i in msg_ids))
+        return [Message.from_json(body) for body in found if body is not None]
+
+    def subscribe(
+        self, topic: str, handler: Callable[[Message], object], client_id: str = "", namespace: str = ""
+    ) -> None:
+        """Read durably as ``client_id`` in a thread; messages are acknowledged when the handler returns."""
+        namespace = namespace or topic.partition(":")[0]
+        with self._lock:
+            key = (namespace, client_id or "subscriber")
+            if key not in self._readers:
+                self._readers[key] = _Subscriptions(self, *key)
+        self._readers[key].add(topic.removeprefix(f"{namespace}:"), handler)
+
+    def unsubscribe(self, topic: str, client_id: str = "") -> None:
+        """Stop reading a topic; the client's position in it is kept."""
+        for (namespace, reader), subscriptions in list(self._readers.items()):
+            if reader == (client_id or "subscriber") and topic.startswith(f"{namespace}:"):
+                subscriptions.remove(topic.removeprefix(f"{namespace}:"))
+
+    def cleanup(self) -> None:
+        """End threads and connections."""
+        with self._lock:
+            readers, self._readers = list(self._readers.values()), {}
+        for reader in readers:
+            reader.close()
+        self.publisher.close()
+
+    def open_client(
+        self,
+        namespace: str,
+        client_id: str,
+        topics: Callable[[], Sequence[str]],
+        handle: Callable[[Entry], Result],
+        restore: Callable[[dict[str, Any]], None],
+    ) -> Pump:
+        """The loop of a durable client."""
+        return Pump(Consumer(self.config, namespace, client_id), topics, handle, restore)
+
+
+class _Subscriptions:
+    """Plain callbacks of one client id, over one durable reader."""
+
+    def __init__(self, backend: RedisMessagingBackend, namespace: str, client_id: str) -> None:
+        self._handlers: dict[str, Callable[[Message], object]] = {}
+        pump = backend.open_client(namespace, client_id, lambda: list(self._handlers), self._handle, _ignore)
+        self._reader = Reader(pump, client_id)
+
+    def add(self, topic: str, handler: Callable[[Message], object]) -> None:
+        self._handlers[topic] = handler
+        self._reader.refresh()
+
+    def remove(self, topic: str) -> None:
+        self._handlers.pop(topic, None)
+        self._reader.refresh()
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def _handle(self, entry: Entry) -> Result:
+        handler = self._handlers.get(entry.topic)
+        if handler is None or entry.body is None:
+            return Result(entry, "unhandled")
+        try:
+            handler(Message.from_json(entry.body))
+        except Exception:
+            log.exception("subscriber_failed", topic=entry.topic, entry=entry.entry_id)
+            return Result(entry, "failed")
+        return Result(entry, "ok")
+
+
+def _ignore(state: dict[str, Any]) -> None:
+    return
+
+
+def _parsed(topic: str, members: Any) -> list[Message]:
+    messages = []
+    for member in members:
+        try:
+            messages.append(Message.from_json(member))
+        except (MessageError, ValueError) as error:
+            log.warning("stored_member_is_no_message", topic=topic, error=str(error))
+    return sorted(messages, key=lambda message: message.id)

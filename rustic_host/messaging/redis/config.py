@@ -1,0 +1,81 @@
+"""Settings of the Redis backend: Rustic AI's fields (facts 2.5) with their meaning, and the ones they lack."""
+
+import os
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from redis.backoff import NoBackoff
+from redis.connection import ConnectionPool
+from redis.retry import Retry
+
+from rustic_host.telemetry.redact import redact_text
+
+DEFAULT_TTL_SECONDS = 3600
+"""Rustic AI's default for ``RUSTIC_AI_REDIS_MSG_TTL`` (facts 2.1)."""
+
+
+class RedisBackendConfig(BaseModel):
+    """How to reach the server. ``url`` or ``unix_socket_path`` win over ``host`` and ``port``."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    url: str | None = Field(default=None, repr=False)
+    unix_socket_path: Path | None = None
+    host: str = "localhost"
+    port: int = Field(default=6379, ge=1, le=65535)
+    db: int = Field(default=0, ge=0)
+    username: str | None = None
+    password: str | None = Field(default=None, repr=False)
+    ssl: bool = False
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    ssl_ca_certs: str | None = None
+    socket_connect_timeout: float = Field(default=10, gt=0)
+    socket_timeout: float = Field(default=30, gt=0)
+    message_ttl: int = Field(default_factory=lambda: _ttl_from(os.environ), ge=1)
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        self.pool()
+        return self
+
+    def connection_url(self) -> str:
+        """The server as one URL, password included: never to be shown, see :meth:`shown`."""
+        if self.url:
+            return self.url
+        user = quote(self.username or "", safe="")
+        secret = f"{user}:{quote(self.password, safe='')}@" if self.password else ""
+        if self.unix_socket_path:
+            return f"unix://{secret}{quote(str(self.unix_socket_path))}?db={self.db}"
+        return f"{'rediss' if self.ssl else 'redis'}://{secret}{self.host}:{self.port}/{self.db}"
+
+    def shown(self) -> str:
+        """The server's URL without its password, for logs and pages."""
+        return redact_text(self.connection_url())
+
+    def pool(self, **overrides: Any) -> ConnectionPool:
+        """A pool that never retries and never reconnects behind our back.
+
+        Raises:
+            ValueError: the URL is none.
+        """
+        tls = {k: getattr(self, k) for k in ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs") if getattr(self, k)}
+        return ConnectionPool.from_url(
+            self.connection_url(),
+            **{
+                "retry": Retry(NoBackoff(), 0),
+                "health_check_interval": 0,
+                "protocol": 2,
+                "driver_info": None,
+                "socket_connect_timeout": self.socket_connect_timeout,
+                "socket_timeout": self.socket_timeout,
+                **tls,
+                **overrides,
+            },
+        )
+
+
+def _ttl_from(environ: Any) -> int:
+    return int(environ.get("RUSTIC_AI_REDIS_MSG_TTL", DEFAULT_TTL_SECONDS))

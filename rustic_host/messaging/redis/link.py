@@ -1,0 +1,149 @@
+"""One connection to the server, with nothing hidden: no retries, no silent reconnect, no pool.
+
+What a connection delivered may only be acknowledged on that connection (design, section 5), so whoever owns a
+:class:`Link` must see each break.
+"""
+
+import os
+import select
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha1
+from importlib import resources
+from typing import Any
+
+from redis import exceptions as redis_errors
+
+from rustic_host.errors import BackendRefusedError, BackendUnavailableError
+from rustic_host.messaging.redis.config import RedisBackendConfig
+
+Argument = str | bytes | int | float
+Command = Sequence[Argument]
+
+
+class Script:
+    """A Lua script from ``lua/<name>.lua``; keys and arguments are described at the head of that file."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.body = resources.files(__package__).joinpath("lua", f"{name}.lua").read_bytes()
+        self.sha = sha1(self.body, usedforsecurity=False).hexdigest()
+
+    def command(self, keys: Sequence[Argument], args: Sequence[Argument]) -> list[Argument]:
+        """``EVALSHA``, ready to send."""
+        return ["EVALSHA", self.sha, len(keys), *keys, *args]
+
+    def full_command(self, command: Sequence[Argument]) -> list[Argument]:
+        """The same with the script's text, for a server that does not know it (yet, or any more)."""
+        return ["EVAL", self.body, *command[2:]]
+
+
+@contextmanager
+def mapped_errors(where: str) -> Iterator[None]:
+    """Foreign exceptions of one exchange with the server, as ours."""
+    try:
+        yield
+    except (redis_errors.AuthenticationError, redis_errors.NoPermissionError) as error:
+        raise BackendRefusedError(f"{where} refuses us: {error}") from error
+    except (redis_errors.BusyLoadingError, redis_errors.ReadOnlyError) as error:
+        raise BackendUnavailableError(f"{where} is not ready: {error}") from error
+    except (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError) as error:
+        raise BackendUnavailableError(f"{where} cannot be reached: {error}") from error
+    except redis_errors.RedisError as error:
+        raise BackendRefusedError(f"{where} answered: {error}") from error
+
+
+class Link:
+    """A connection that is made once and, when it breaks, stays broken until :meth:`connect` is called again.
+
+    Args:
+        config: the server.
+        name: what ``CLIENT LIST`` shows; blanks are replaced.
+
+    Raises:
+        BackendUnavailableError: from every method, when the server cannot be reached or the connection broke.
+        BackendRefusedError: from every method, when the server answered with an error.
+    """
+
+    def __init__(self, config: RedisBackendConfig, name: str) -> None:
+        self.config = config
+        self.name = "".join(c if c.isprintable() and not c.isspace() else "_" for c in name)
+        self._connection: Any = None
+        self._pid = 0
+        self.where = config.shown()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection was made and not seen to break."""
+        return self._connection is not None and self._pid == os.getpid()
+
+    def connect(self) -> None:
+        """Make the connection anew."""
+        self.close()
+        pool = self.config.pool(client_name=self.name)
+        connection = pool.connection_class(**pool.connection_kwargs)
+        with mapped_errors(self.where):
+            connection.connect()
+        self._connection, self._pid = connection, os.getpid()
+
+    def close(self) -> None:
+        """Drop the connection; replies under way are lost."""
+        connection, self._connection = self._connection, None
+        if connection is not None and self._pid == os.getpid():
+            connection.disconnect()
+
+    def send(self, *commands: Command) -> None:
+        """Write all commands at once; :meth:`receive` once for each."""
+        with self._exchange() as connection:
+            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+
+    def receive(self) -> Any:
+        """The next reply. An error reply is raised, with the connection still good."""
+        with self._exchange() as connection:
+            return connection.read_response(disconnect_on_error=False)
+
+    def call(self, *command: Argument) -> Any:
+        """One command and its reply."""
+        self.send(command)
+        return self.receive()
+
+    def run(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> Any:
+        """Run a script, teaching it to the server when it does not know it."""
+        command = script.command(keys, args)
+        self.send(command)
+        return self.receive_script(script, command)
+
+    def receive_script(self, script: Script, command: Sequence[Argument]) -> Any:
+        """Reply of a script's command that was sent; for NOSCRIPT nothing had been done, so it is sent again whole."""
+        try:
+            return self.receive()
+        except BackendRefusedError as error:
+            if not isinstance(error.__cause__, redis_errors.NoScriptError):
+                raise
+        return self.call(*script.full_command(command))
+
+    def wait(self, timeout: float, *wakeups: int) -> bool:
+        """Wait for a reply, at most ``timeout`` seconds, or until one of the file descriptors is readable.
+
+        Returns:
+            whether a reply has come.
+        """
+        with self._exchange() as connection:
+            if connection.can_read(0):
+                return True
+            own = connection._sock.fileno()
+            poll = select.poll()  # not select(): a process may hold more than 1,024 descriptors
+            for fd in (own, *wakeups):
+                poll.register(fd, select.POLLIN)
+            return any(fd == own for fd, _ in poll.poll(max(timeout, 0) * 1000))
+
+    @contextmanager
+    def _exchange(self) -> Iterator[Any]:
+        if not self.connected:
+            raise BackendUnavailableError(f"{self.where}: not connected")
+        try:
+            with mapped_errors(self.where):
+                yield self._connection
+        except BackendUnavailableError:
+            self.close()
+            raise

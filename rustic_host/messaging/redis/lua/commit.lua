@@ -1,0 +1,71 @@
+-- Acknowledge a batch of handled messages and publish what their handlers sent, with the state they keep: all or nothing.
+--
+-- A script that fails half way is not rolled back, so everything is checked before the first write.
+--
+-- KEYS[1]        HASH    the client: owner token, group marks
+-- KEYS[2]        HASH    exact counts, field -> integer
+-- KEYS[3]        HASH    the client's own state: version, state (JSON)
+-- KEYS[4..3+L]   STREAM  the logs that entries are acknowledged in
+-- then four keys for each output, as in publish.lua: log, seen, store, index
+-- ARGV[1] owner token   ARGV[2] group   ARGV[3] index TTL, seconds
+-- ARGV[4] L, logs   ARGV[5] A, acknowledgements   ARGV[6] C, counts
+-- ARGV[7] state version expected, or '' when the state is left alone   ARGV[8] the new state, JSON
+-- then A x (index of the log 1..L, entry id), C x (field, increment), and for each output: score, digest, JSON, count field
+--
+-- Returns {1, state version}, or {0, why, detail} with nothing changed; why is
+--   owner (another token), type (detail = key), gone (detail = entry id: not pending), state (detail = version found).
+local token, group, ttl = ARGV[1], ARGV[2], ARGV[3]
+local logs, acks, increments = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local expected, state = ARGV[7], ARGV[8]
+local outputs = (#KEYS - 3 - logs) / 4
+local first_ack, first_count = 9, 9 + 2 * acks
+local first_output = first_count + 2 * increments
+
+local function wrong_type(key, want)
+  local kind = redis.call('TYPE', key).ok
+  return kind ~= 'none' and kind ~= want
+end
+
+for i = 1, 3 do
+  if wrong_type(KEYS[i], 'hash') then return {0, 'type', KEYS[i]} end
+end
+if redis.call('HGET', KEYS[1], 'token') ~= token then return {0, 'owner', ''} end
+local version = tonumber(redis.call('HGET', KEYS[3], 'version') or '0')
+if expected ~= '' and version ~= tonumber(expected) then return {0, 'state', tostring(version)} end
+for i = 0, outputs - 1 do
+  local k = 4 + logs + 4 * i
+  if wrong_type(KEYS[k], 'stream') then return {0, 'type', KEYS[k]} end
+  if wrong_type(KEYS[k + 1], 'zset') then return {0, 'type', KEYS[k + 1]} end
+  if wrong_type(KEYS[k + 2], 'zset') then return {0, 'type', KEYS[k + 2]} end
+end
+for i = 0, acks - 1 do
+  local log, id = KEYS[3 + tonumber(ARGV[first_ack + 2 * i])], ARGV[first_ack + 2 * i + 1]
+  local pending = redis.pcall('XPENDING', log, group, id, id, 1)
+  if pending.err or #pending == 0 then return {0, 'gone', id} end
+end
+
+for i = 0, acks - 1 do
+  redis.call('XACK', KEYS[3 + tonumber(ARGV[first_ack + 2 * i])], group, ARGV[first_ack + 2 * i + 1])
+end
+local counts = {}
+for i = 0, increments - 1 do
+  local field = ARGV[first_count + 2 * i]
+  counts[field] = (counts[field] or 0) + tonumber(ARGV[first_count + 2 * i + 1])
+end
+for i = 0, outputs - 1 do
+  local k, a = 4 + logs + 4 * i, first_output + 4 * i
+  local score, digest, json, field = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
+  if redis.call('ZADD', KEYS[k + 1], 'NX', score, digest) == 1 then
+    redis.call('SET', KEYS[k + 3], json, 'EX', ttl)
+    redis.call('ZADD', KEYS[k + 2], score, json)
+    redis.call('XADD', KEYS[k], '*', 'm', json)
+    redis.call('PUBLISH', KEYS[k + 2], json)
+    counts[field] = (counts[field] or 0) + 1
+  end
+end
+for field, n in pairs(counts) do redis.call('HINCRBY', KEYS[2], field, n) end
+if expected ~= '' then
+  version = version + 1
+  redis.call('HSET', KEYS[3], 'version', version, 'state', state)
+end
+return {1, version}

@@ -1,0 +1,39 @@
+-- Publish copies of messages, each to one topic: all of them or none, and each at most once however often it is tried.
+--
+-- KEYS[1]      HASH    exact counts, field -> integer
+-- KEYS[2+4i]   STREAM  log of the copy's topic, in arrival order (field m = JSON)
+-- KEYS[3+4i]   ZSET    digests of what is in the log, score = timestamp ms
+-- KEYS[4+4i]   ZSET    the documented store, score = timestamp ms, member = JSON; also the Pub/Sub channel
+-- KEYS[5+4i]   STRING  the documented index by id, JSON with a TTL
+-- ARGV[1]      TTL of the index, seconds
+-- ARGV[2+4i]   score, digest, JSON, count field of the copy
+--
+-- Returns {1, copies stored} (fewer than given: the others were stored before), or {0, 'type', key}.
+local function wrong_type(key, want)
+  local kind = redis.call('TYPE', key).ok
+  return kind ~= 'none' and kind ~= want
+end
+
+local copies = (#KEYS - 1) / 4
+if wrong_type(KEYS[1], 'hash') then return {0, 'type', KEYS[1]} end
+for i = 0, copies - 1 do
+  if wrong_type(KEYS[2 + 4 * i], 'stream') then return {0, 'type', KEYS[2 + 4 * i]} end
+  if wrong_type(KEYS[3 + 4 * i], 'zset') then return {0, 'type', KEYS[3 + 4 * i]} end
+  if wrong_type(KEYS[4 + 4 * i], 'zset') then return {0, 'type', KEYS[4 + 4 * i]} end
+end
+
+local stored, counts = 0, {}
+for i = 0, copies - 1 do
+  local k, a = 4 * i, 4 * i
+  local score, digest, json, field = ARGV[2 + a], ARGV[3 + a], ARGV[4 + a], ARGV[5 + a]
+  if redis.call('ZADD', KEYS[3 + k], 'NX', score, digest) == 1 then
+    redis.call('SET', KEYS[5 + k], json, 'EX', ARGV[1])
+    redis.call('ZADD', KEYS[4 + k], score, json)
+    redis.call('XADD', KEYS[2 + k], '*', 'm', json)
+    redis.call('PUBLISH', KEYS[4 + k], json)
+    counts[field] = (counts[field] or 0) + 1
+    stored = stored + 1
+  end
+end
+for field, n in pairs(counts) do redis.call('HINCRBY', KEYS[1], field, n) end
+return {1, stored}

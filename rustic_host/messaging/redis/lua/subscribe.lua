@@ -1,0 +1,31 @@
+-- Make sure that a client has its group in every log it reads. The mark in the client's hash tells a new client (the
+-- group is made at its start) from one whose group was destroyed (refused: a guess would lose or double messages).
+--
+-- KEYS[1]   HASH    the client: mark 'group:<log>' for each group that was made
+-- KEYS[2+]  STREAM  the logs
+-- ARGV[1]   token   ARGV[2]  group   ARGV[3]  where a new group starts: '0' (earliest) or '$' (what comes from now on)
+--
+-- Returns {1, groups made}, or {0, 'owner'}, {0, 'lost', log}, {0, 'type', key}; nothing is written when refused.
+local token, group, start = ARGV[1], ARGV[2], ARGV[3]
+if redis.call('HGET', KEYS[1], 'token') ~= token then return {0, 'owner'} end
+
+local missing = {}
+for i = 2, #KEYS do
+  local kind = redis.call('TYPE', KEYS[i]).ok
+  if kind ~= 'none' and kind ~= 'stream' then return {0, 'type', KEYS[i]} end
+  local found = false
+  if kind == 'stream' then
+    for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[i])) do
+      if info[2] == group then found = true end
+    end
+  end
+  if not found then
+    if redis.call('HEXISTS', KEYS[1], 'group:' .. KEYS[i]) == 1 then return {0, 'lost', KEYS[i]} end
+    missing[#missing + 1] = KEYS[i]
+  end
+end
+for _, log in ipairs(missing) do
+  redis.call('XGROUP', 'CREATE', log, group, start, 'MKSTREAM')
+  redis.call('HSET', KEYS[1], 'group:' .. log, '1')
+end
+return {1, #missing}

@@ -1,0 +1,164 @@
+"""Publishing outside handlers: its own connection, retried until a deadline, re-sent after every reconnect."""
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from rustic_host.errors import BackendRefusedError, BackendUnavailableError
+from rustic_host.messaging import counts
+from rustic_host.messaging.delivery import Frame
+from rustic_host.messaging.redis import keys
+from rustic_host.messaging.redis.config import RedisBackendConfig
+from rustic_host.messaging.redis.link import Argument, Link, Script
+
+MAX_FRAMES_A_CALL = 64
+MAX_BYTES_A_CALL = 1 << 20
+"""Together they keep one script below about 3 ms of the server's time (attacks, section 8)."""
+
+RESEND_WINDOW_SECONDS = 5.0
+RESEND_WINDOW_BYTES = 8 << 20
+"""What was confirmed this recently is stored again after a reconnect: a crash of the server may have lost it."""
+
+PUBLISH = Script("publish")
+
+T = TypeVar("T")
+
+
+def frame_keys(namespace: str, frame: Frame) -> tuple[str, str, str, str]:
+    """The four keys that the publish and commit scripts take for one copy."""
+    return (*keys.topic_keys(namespace, frame.topic), keys.message_key(namespace, frame.message_id))
+
+
+def frame_args(frame: Frame) -> tuple[int, bytes, bytes, str]:
+    """The four arguments that go with :func:`frame_keys`."""
+    return frame.timestamp, frame.digest, frame.body, counts.published(frame.topic)
+
+
+def slices(frames: Sequence[Frame]) -> Iterator[Sequence[Frame]]:
+    """``frames`` in runs that one script call may hold; a single frame is never cut."""
+    start, size = 0, 0
+    for i, frame in enumerate(frames):
+        if i > start and (i - start == MAX_FRAMES_A_CALL or size + len(frame.body) > MAX_BYTES_A_CALL):
+            yield frames[start:i]
+            start, size = i, 0
+        size += len(frame.body)
+    if start < len(frames):
+        yield frames[start:]
+
+
+class Publisher:
+    """Stores frames; safe to share between threads.
+
+    A retry is harmless because the bytes are frozen and the script skips what is stored already.
+
+    Args:
+        config: the server.
+        name: shown in ``CLIENT LIST``.
+        deadline: seconds a publish may take before it fails.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        config: RedisBackendConfig,
+        name: str,
+        *,
+        deadline: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._link = Link(config, name)
+        self._ttl = config.message_ttl
+        self._deadline = deadline
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._recent: deque[tuple[float, str, Frame]] = deque()
+        self._recent_bytes = 0
+        self._connected_once = False
+
+    def publish(self, namespace: str, frames: Sequence[Frame]) -> None:
+        """Store all copies; those of one message are stored together or not at all.
+
+        Raises:
+            BackendUnavailableError: the server did not answer in time; what of ``frames`` is stored is not known, and
+                publishing the same frames again is safe.
+            BackendRefusedError: the server refused; nothing of the refused call is stored.
+        """
+        with self._lock:
+            give_up = self._clock() + self._deadline
+            for run in slices(frames):
+                self._retried(lambda run=run: self._store(namespace, run), give_up)  # type: ignore[misc]
+                self._remember(namespace, run)
+
+    def call(self, *command: Argument) -> object:
+        """One command outside publishing, under the same deadline; it must be harmless to repeat."""
+        with self._lock:
+            return self._retried(lambda: self._link.call(*command), self._clock() + self._deadline)
+
+    def run(self, script: Script, script_keys: Sequence[Argument], args: Sequence[Argument]) -> object:
+        """Run a script that is harmless to repeat, under the same deadline."""
+        with self._lock:
+            return self._retried(lambda: self._link.run(script, script_keys, args), self._clock() + self._deadline)
+
+    def close(self) -> None:
+        """End the connection; a publish that is being retried gives up."""
+        self._closed.set()
+        with self._lock:
+            self._link.close()
+
+    def _retried(self, action: Callable[[], T], give_up: float) -> T:
+        delay = 0.01
+        while True:
+            try:
+                if not self._link.connected:
+                    self._reconnect()
+                return action()
+            except BackendUnavailableError:
+                left = give_up - self._clock()
+                if left <= 0 or self._closed.wait(min(left, delay * random.uniform(0.5, 1.5))):
+                    raise
+                delay = min(delay * 2, 1.0)
+
+    def _reconnect(self) -> None:
+        self._link.connect()
+        if self._connected_once:
+            self._forget_old()
+            for namespace, run in _by_namespace(self._recent):
+                self._store(namespace, run)
+        self._connected_once = True
+
+    def _store(self, namespace: str, frames: Sequence[Frame]) -> None:
+        script_keys: list[Argument] = [keys.counts_key(namespace)]
+        args: list[Argument] = [self._ttl]
+        for frame in frames:
+            script_keys += frame_keys(namespace, frame)
+            args += frame_args(frame)
+        done, *detail = self._link.run(PUBLISH, script_keys, args)
+        if not done:
+            raise BackendRefusedError(
+                f"{self._link.where}: key {detail[1].decode()} is of a wrong type; nothing stored"
+            )
+
+    def _remember(self, namespace: str, frames: Iterable[Frame]) -> None:
+        now = self._clock()
+        for frame in frames:
+            self._recent.append((now, namespace, frame))
+            self._recent_bytes += len(frame.body)
+        self._forget_old()
+
+    def _forget_old(self) -> None:
+        oldest = self._clock() - RESEND_WINDOW_SECONDS
+        while self._recent and (self._recent[0][0] < oldest or self._recent_bytes > RESEND_WINDOW_BYTES):
+            self._recent_bytes -= len(self._recent.popleft()[2].body)
+
+
+def _by_namespace(recent: Iterable[tuple[float, str, Frame]]) -> Iterator[tuple[str, Sequence[Frame]]]:
+    grouped: dict[str, list[Frame]] = {}
+    for _, namespace, frame in recent:
+        grouped.setdefault(namespace, []).append(frame)
+    for namespace, frames in grouped.items():
+        for run in slices(frames):
+            yield namespace, run
