@@ -99,7 +99,7 @@ class Nursery:
                 sys.executable,
                 "-P",
                 "-m",
-                "rustic_host.execution.zygote",
+                "rustic_host.execution",
                 str(theirs.fileno()),
                 str(os.getpid()),
             ]
