@@ -107,3 +107,25 @@ class CannotCreateError(HostError):
     """A socket, port or folder that the host needs cannot be made (``EX_CANTCREAT``)."""
 
     exit_code = 73
+
+
+class UnknownGuildError(HostError):
+    """No guild of that id runs in the host that was asked (``EX_NOHOST``)."""
+
+    exit_code = 68
+
+
+class RequestError(HostError):
+    """What the host was asked for is not understandable (``EX_DATAERR``)."""
+
+    exit_code = 65
+
+
+class RequestTooLargeError(RequestError):
+    """One line, or one request, is larger than the host takes in one piece."""
+
+
+class UnknownPositionError(HostError):
+    """A position to read from is none (``EX_USAGE``)."""
+
+    exit_code = 64

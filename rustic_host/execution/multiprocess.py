@@ -63,6 +63,7 @@ class MultiProcessExecutionEngine(ExecutionEngine):
         organization_id: ignored.
         search: folders in which agents' modules are looked for first.
         on_event: told everything that happens to workers.
+        stop_seconds: how long a worker that was asked to stop may take before it is killed.
         logging: ``format`` and ``level`` for :func:`rustic_host.telemetry.logs.configure_logging` in the workers.
     """
 
@@ -74,11 +75,13 @@ class MultiProcessExecutionEngine(ExecutionEngine):
         search: Sequence[Path] = (),
         on_event: Callable[[WorkerEvent], None] | None = None,
         logging: JsonObject | None = None,
+        stop_seconds: float = STOP_SECONDS,
     ) -> None:
         super().__init__(guild_id, organization_id)
         self._search = [str(folder) for folder in search]
         self._on_event = on_event
         self._logging = logging or {"format": "console", "level": "INFO"}
+        self._stop_seconds = stop_seconds
         self._workers: dict[str, _Worker] = {}
         self._changed = threading.Condition(threading.RLock())
         self._nursery: Nursery | None = None
@@ -154,9 +157,9 @@ class MultiProcessExecutionEngine(ExecutionEngine):
             alive = worker.state != "gone"
             return {"pid": worker.pid, "is_alive": alive, "name": worker.spec.name, "exitcode": worker.code}
 
-    def request_stop(self, agent_id: str, *, grace: float = STOP_SECONDS) -> None:
-        """Ask a worker to finish its message and leave; it is killed after ``grace`` seconds. Returns at once."""
-        self._in_thread(lambda: self._ask_to_stop(agent_id, grace))
+    def request_stop(self, agent_id: str) -> None:
+        """Ask a worker to finish its message and leave; it is killed after ``stop_seconds``. Returns at once."""
+        self._in_thread(lambda: self._ask_to_stop(agent_id))
 
     def kill(self, agent_id: str) -> None:
         """Kill a worker and what it started. Returns at once."""
@@ -167,7 +170,7 @@ class MultiProcessExecutionEngine(ExecutionEngine):
         if self._alive(agent_id):
             self.request_stop(agent_id)
             with self._changed:
-                self._changed.wait_for(lambda: not self._alive(agent_id), STOP_SECONDS * 2)
+                self._changed.wait_for(lambda: not self._alive(agent_id), self._stop_seconds * 2)
 
     def shutdown(self) -> None:
         """Stop all workers in order, then the zygote; returns when they are gone."""
@@ -179,7 +182,7 @@ class MultiProcessExecutionEngine(ExecutionEngine):
         for agent_id in ids:
             self.request_stop(agent_id)
         with self._changed:
-            self._changed.wait_for(lambda: not any(map(self._alive, ids)), STOP_SECONDS * 2)
+            self._changed.wait_for(lambda: not any(map(self._alive, ids)), self._stop_seconds * 2)
         self._in_thread(None)
         self._thread.join()
         if self._leases is not None:
@@ -226,7 +229,7 @@ class MultiProcessExecutionEngine(ExecutionEngine):
         for worker in self._live():
             if worker.kill_at is not None and now >= worker.kill_at:
                 log.warning("worker_killed_after_grace", agent=worker.spec.name, pid=worker.pid)
-                worker.kill_at = now + STOP_SECONDS
+                worker.kill_at = now + self._stop_seconds
                 self._kill(worker.spec.id)
         if now >= self._renew_at:
             self._renew_at = now + slots.LEASE_SECONDS / 3
@@ -342,11 +345,11 @@ class MultiProcessExecutionEngine(ExecutionEngine):
             worker.error = said["error"]
         self._emit(WorkerEvent(kind, worker.spec.id, worker.pid, said.get("code", 0), said))
 
-    def _ask_to_stop(self, agent_id: str, grace: float) -> None:
+    def _ask_to_stop(self, agent_id: str) -> None:
         worker = self._workers.get(agent_id)
         if worker is None or worker.state == "gone" or worker.kill_at is not None:
             return
-        worker.kill_at = time.monotonic() + grace
+        worker.kill_at = time.monotonic() + self._stop_seconds
         with contextlib.suppress(OSError):
             worker.channel.sendall(encoded("stop"))
 

@@ -1,1 +1,1 @@
-"""…"""
+"""Guild specs and their loading, the Agent API, dispatch, routing, and state."""

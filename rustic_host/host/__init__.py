@@ -1,1 +1,1 @@
-"""…"""
+"""The daemon: settings, lifecycle, supervision, control API."""

@@ -6,7 +6,7 @@ from rustic_host.messaging.config import MessagingConfig
 from rustic_host.messaging.gemstone_id import GemstoneGenerator, GemstoneID
 from rustic_host.messaging.interface import MessagingInterface
 from rustic_host.messaging.memory import InMemoryMessagingBackend
-from rustic_host.messaging.message import GENERIC_JSON, JsonDict, Message
+from rustic_host.messaging.message import GENERIC_JSON, Message
 from rustic_host.messaging.priority import Priority
 from rustic_host.messaging.redis.backend import RedisMessagingBackend
 from rustic_host.messaging.redis.config import RedisBackendConfig
@@ -25,6 +25,7 @@ from rustic_host.messaging.routing_slip import (
     StateUpdateFormat,
 )
 from rustic_host.messaging.tags import AgentTag
+from rustic_host.messaging.wire_types import JsonDict
 
 __all__ = [
     "GENERIC_JSON",

@@ -29,20 +29,15 @@ MACHINE_IDS: Final = 256
 SEQUENCES: Final = 4096
 """How many ids of one machine fit into a millisecond."""
 
-_PRIORITIES: Final = tuple(Priority)
+PRIORITIES: Final = tuple(Priority)
+"""The priorities by number."""
+
+TIME_MASK: Final = (1 << 39) - 1
+"""The time field's bits, once shifted down by 22."""
+
 # A clock that claims the field's last 12 days is wrong, or the format is at its end; staying away from the end leaves
 # room to count on from there.
 _LAST_CREDIBLE_MS: Final = LAST_MS - (1 << 30)
-
-
-def priority_of(number: int) -> Priority:
-    """Return the priority inside the id ``number`` (0 to :data:`MAX_ID`, unchecked)."""
-    return _PRIORITIES[number >> 61]
-
-
-def timestamp_of(number: int) -> int:
-    """Return the time inside the id ``number`` (0 to :data:`MAX_ID`, unchecked), in Unix milliseconds."""
-    return (number >> 22 & 0x7FFFFFFFFF) + EPOCH_MS
 
 
 def _require(name: str, value: int, first: int, last: int) -> None:
@@ -111,12 +106,12 @@ class GemstoneID:
     @property
     def priority(self) -> Priority:
         """The message's priority."""
-        return priority_of(self._number)
+        return PRIORITIES[self._number >> 61]
 
     @property
     def timestamp(self) -> int:
         """When the id was made, in Unix milliseconds."""
-        return timestamp_of(self._number)
+        return (self._number >> 22 & TIME_MASK) + EPOCH_MS
 
     @property
     def machine_id(self) -> int:

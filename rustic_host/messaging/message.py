@@ -10,32 +10,20 @@ function a message (:meth:`Message.model_post_init`).
 
 from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, JsonValue, ValidationError
-from pydantic_core import CoreSchema, PydanticSerializationError, core_schema
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from rustic_host.errors import MessageError, MessageTypeError
-from rustic_host.messaging.gemstone_id import GemstoneID, priority_of, timestamp_of
+from rustic_host.messaging.gemstone_id import EPOCH_MS, PRIORITIES, TIME_MASK, GemstoneID
 from rustic_host.messaging.priority import Priority
 from rustic_host.messaging.routing_slip import ForwardHeader, GuildStackEntry, ProcessEntry, ProcessStatus, RoutingSlip
 from rustic_host.messaging.tags import AgentTag
+from rustic_host.messaging.wire_types import Computed, JsonDict, JsonObject, WrittenAsItIs
 
-JsonDict = dict[str, JsonValue]
-"""A JSON object."""
+_EPOCH_MS: Final = float(EPOCH_MS)
 
 GENERIC_JSON: Final = "generic_json"
 """Format of a payload that is no model, just JSON."""
-
-_COMPUTED: Final = frozenset({"id", "priority", "timestamp"})
-
-
-class _Computed:
-    """Marks a field that is computed: whatever comes in is accepted and replaced, and it is written as ``kind``."""
-
-    def __init__(self, kind: core_schema.ExpectedSerializationTypes) -> None:
-        self._kind = kind
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.any_schema(serialization=core_schema.simple_ser_schema(self._kind))
 
 
 class Message(BaseModel):
@@ -58,9 +46,9 @@ class Message(BaseModel):
     model_config = ConfigDict(validate_assignment=True)
 
     sender: AgentTag
-    topics: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)]
+    topics: Annotated[Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)], WrittenAsItIs()]
     recipient_list: list[AgentTag] = Field(default_factory=list)
-    payload: JsonDict = Field(min_length=1)
+    payload: Annotated[JsonDict, JsonObject(min_length=1)]
     format: str = Field(default=GENERIC_JSON, min_length=3)
     in_response_to: int | None = None
     thread: list[int] = Field(default_factory=list)
@@ -71,19 +59,19 @@ class Message(BaseModel):
     ttl: int | None = None
     is_error_message: bool = False
     traceparent: str | None = None
-    session_state: JsonDict | None = None
+    session_state: Annotated[JsonDict, JsonObject()] | None = None
     topic_published_to: str | None = None
     enrich_with_history: int | None = 0
     process_status: ProcessStatus | None = None
     origin_guild_stack: list[GuildStackEntry] = Field(default_factory=list)
     id: int = Field(strict=True, frozen=True)
-    priority: Annotated[Priority, _Computed("int")] = Field(default=Priority.NORMAL, frozen=True)
-    timestamp: Annotated[float, _Computed("float")] = Field(default=0.0, frozen=True)
+    priority: Annotated[Priority, Computed("int")] = Field(default=Priority.NORMAL, frozen=True)
+    timestamp: Annotated[float, Computed("float")] = Field(default=0.0, frozen=True)
 
     def __init__(self, id_obj: GemstoneID, **fields: Any) -> None:
         if not isinstance(id_obj, GemstoneID):
             raise MessageTypeError(f"id_obj must be a GemstoneID, not {type(id_obj).__name__}")
-        if not _COMPUTED.isdisjoint(fields):
+        if "id" in fields or "priority" in fields or "timestamp" in fields:
             raise MessageError("id, priority and timestamp follow from id_obj and cannot be given")
         fields["id"] = id_obj.to_int()
         self.__pydantic_validator__.validate_python(fields, self_instance=self, extra="forbid")
@@ -97,8 +85,8 @@ class Message(BaseModel):
         number = values["id"]
         if number >> 64:
             raise ValueError("an id must be an unsigned 64-bit number")
-        values["priority"] = priority_of(number)
-        values["timestamp"] = float(timestamp_of(number))
+        values["priority"] = PRIORITIES[number >> 61]
+        values["timestamp"] = (number >> 22 & TIME_MASK) + _EPOCH_MS
         if not values["thread"]:
             values["thread"] = [number]
 

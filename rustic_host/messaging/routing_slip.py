@@ -7,12 +7,13 @@ the guild layer compiles and runs them.
 import hashlib
 import json
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from rustic_host.messaging.priority import Priority
 from rustic_host.messaging.tags import AgentTag
+from rustic_host.messaging.wire_types import Topics, WrittenAsItIs
 
 ExpressionType = Literal["jsonata", "cel"]
 TransformerStyle = Literal["simple", "content_based_router"]
@@ -89,7 +90,7 @@ class RoutingOrigin(BaseModel):
 class RoutingDestination(BaseModel):
     """Where a rule sends to; a null field leaves what the message has."""
 
-    topics: str | list[str] | None = None
+    topics: Topics | None = None
     recipient_list: list[AgentTag] = Field(default_factory=list)
     priority: Priority | None = None
 
@@ -113,7 +114,7 @@ class RoutingRule(BaseModel):
     mark_forwarded: bool = False
     route_times: int = 1
     # pydantic's smart union takes the kind with more of the given keys, and the first one when they are equal.
-    transformer: PayloadTransformer | FunctionalTransformer | None = None
+    transformer: Annotated[PayloadTransformer | FunctionalTransformer, WrittenAsItIs()] | None = None
     agent_state_update: StateTransformer | None = None
     guild_state_update: StateTransformer | None = None
     process_status: ProcessStatus | None = None

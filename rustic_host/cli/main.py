@@ -1,0 +1,75 @@
+"""The group of all commands, and how every failure ends: one line on stderr and a documented exit code."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from rustic_host import __version__
+from rustic_host.cli.options import group_socket_option
+from rustic_host.cli.output import printable
+from rustic_host.errors import RusticHostError
+
+#: The commands; each is the click command of its own name in the module of its own name in this package.
+COMMANDS = ("start", "check", "status", "send", "tail", "stop")
+
+# 128 + SIGINT, as a shell says it.
+_EXIT_INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when the command is used or listed, so that the others cost nothing."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, in the order of a host's life."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command; ``None`` when there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"rustic_host.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; it is well when who reads its output has seen enough."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Python flushes once more when it exits, which must not fail aloud.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return None
+        return result
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@group_socket_option
+@click.version_option(__version__, prog_name="rustic-host", message="%(prog)s %(version)s")
+def cli(socket: Path | None) -> None:
+    """Run guilds of agents as a service, and talk to the host that runs them."""
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: 0, a ``RusticHostError``'s exit code, or click's 2 for wrong usage."""
+    try:
+        sys.exit(cli.main(prog_name="rustic-host", standalone_mode=False) or 0)
+    except RusticHostError as error:
+        _fail(str(error), error.exit_code)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "rustic-host"
+        _fail(f"{error.format_message()} (see '{where} --help')", error.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(_EXIT_INTERRUPTED)
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    # Some errors list what is wrong, one a line; the texts of others come from a server.
+    text = "\n".join(printable(line) for line in message.splitlines())
+    print(f"rustic-host: error: {text}", file=sys.stderr)
+    sys.exit(exit_code)

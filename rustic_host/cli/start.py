@@ -1,0 +1,65 @@
+"""``rustic-host start``: run guilds in the foreground."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from rustic_host.cli.options import socket_option
+from rustic_host.errors import ConfigError
+
+
+@click.command()
+@click.argument("specs", metavar="SPEC...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--redis", "redis_url", metavar="URL", help="Redis or Valkey server to use.  [default: one of its own]")
+@click.option("--state-dir", metavar="DIR", type=click.Path(path_type=Path), help="What outlives the host lies here.")
+@click.option("--metrics-port", metavar="PORT", type=click.IntRange(0, 65535), help="Of /metrics; 0 is any free one.")
+@click.option("--log-format", type=click.Choice(["json", "console"]), help="[default: console on a terminal]")
+@click.option("--log-level", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), help="[default: INFO]")
+@socket_option
+def start(specs: tuple[Path, ...], **options: Any) -> None:
+    """Run the guilds of SPEC... until stopped (Ctrl-C, SIGTERM or `rustic-host stop`).
+
+    Every option can also be given as RUSTIC_HOST_<NAME> in the environment (--redis as RUSTIC_HOST_REDIS_URL).
+
+    Exit codes: 0 stopped in order, 3 no agent came up, 65 a spec is wrong, 66 a spec is missing, 69 Redis cannot be
+    reached or refuses us, 73 a port or file cannot be made, 75 a host is running already, 78 a setting is wrong.
+    """
+    from rustic_host.guild.loader import load_guild
+    from rustic_host.host.daemon import Host
+    from rustic_host.telemetry.logs import configure_logging, default_format
+
+    settings = _settings({name: value for name, value in options.items() if value is not None})
+    settings.log_format = settings.log_format or default_format(sys.stderr)
+    configure_logging(format=settings.log_format, level=settings.log_level)
+    guilds = [(load_guild(path), path.resolve().parent) for path in specs]
+    _refuse_twins([spec.id for spec, _ in guilds])
+    asyncio.run(_run(Host, settings, guilds))
+
+
+async def _run(host: Any, settings: Any, guilds: Any) -> None:
+    await host(settings, guilds, announce=_say).run()
+
+
+def _say(text: str) -> None:
+    click.echo(text)
+    sys.stdout.flush()
+
+
+def _settings(options: dict[str, Any]) -> Any:
+    from rustic_host.host.settings import Settings
+
+    try:
+        return Settings(**options)
+    except ValidationError as error:
+        reasons = [f"RUSTIC_HOST_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        raise ConfigError("; ".join(reasons)) from None
+
+
+def _refuse_twins(ids: list[str]) -> None:
+    for guild_id in ids:
+        if ids.count(guild_id) > 1:
+            raise ConfigError(f"two of the specs have the guild id {guild_id!r}; each must have one of its own")

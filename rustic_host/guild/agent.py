@@ -1,0 +1,281 @@
+"""The base class of all agents, and how one is built from its spec."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Generic, Protocol, get_args, get_origin
+
+import structlog
+from pydantic import BaseModel, ValidationError
+from typing_extensions import TypeVar
+
+from rustic_host.errors import AgentError, AgentLoadError
+from rustic_host.guild.aliases import resolve_class
+from rustic_host.guild.context import ProcessContext
+from rustic_host.guild.dispatch import HandleResult, dispatch, publish
+from rustic_host.guild.dsl import AgentSpec, BaseAgentProps, GuildSpec
+from rustic_host.guild.handler_loop import HandlerLoop
+from rustic_host.guild.messages import SelfReadyNotification, format_of
+from rustic_host.guild.processor import Handler, essential_topics_wanted, handlers_of, processor
+from rustic_host.guild.routing import Sender, reasons
+from rustic_host.guild.sending import new_message
+from rustic_host.guild.state import apply_update
+from rustic_host.guild.topics import GuildTopics
+from rustic_host.messaging import (
+    AgentTag,
+    GemstoneGenerator,
+    GemstoneID,
+    JsonDict,
+    Message,
+    Priority,
+    ProcessEntry,
+)
+from rustic_host.telemetry.logs import get_logger
+
+__all__ = ["Agent", "ClientFactory", "ProcessContext", "Publisher", "build_agent", "processor"]
+
+Props = TypeVar("Props", bound=BaseModel, default=BaseAgentProps)
+
+
+class Publisher(Protocol):
+    """What an agent needs of a messaging client."""
+
+    id: str
+
+    def publish(self, message: Message) -> None:
+        """Publish; inside a handler, together with the acknowledgement of the message being handled."""
+
+
+ClientFactory = Callable[[str, str, Callable[[Message], object]], Publisher]
+"""Makes the client of an agent from the client's id, its name, and what to call with each message."""
+
+
+class Agent(Generic[Props]):
+    """Handles the messages of its topics, one at a time, by its methods marked with ``@processor``.
+
+    A subclass may define ``__init__(self)``, without arguments: the framework builds the object, sets the attributes
+    below, then calls it. ``class Mine(Agent[MyProps])`` types ``config``; a plain ``Agent`` has no properties.
+    """
+
+    props_type: ClassVar[type[BaseModel] | None] = None
+    """The class of ``config``; None where the agent takes no properties."""
+    _handlers: ClassVar[dict[str, Handler]] = {}
+    _route_to_default_topic = False
+    """Whether a message that no rule addresses goes to ``default_topic`` rather than where its cause came from."""
+
+    id: str
+    name: str
+    description: str
+    guild_id: str
+    agent_spec: AgentSpec
+    guild_spec: GuildSpec
+    config: Props
+    logger: structlog.stdlib.BoundLogger
+    handled_formats: list[str]
+    """The formats that some handler takes by name; for reading only, dispatch does not ask it."""
+    subscribed_topics: list[str]
+    """The topics it reads. An essential one (``state_topic`` …) only if some handler of the agent asks for it."""
+    _client: Publisher
+    _generator: GemstoneGenerator
+    _tag: AgentTag
+    _self_inbox: str
+    _inbox: str
+    _type_names: frozenset[str]
+    _route_external: bool
+    _state: dict[str, Any]
+    _taken_state: dict[str, Any]
+    _guild_state: dict[str, Any]
+    _context: ProcessContext[Any] | None
+    _loop: HandlerLoop
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._handlers = handlers_of(cls)
+        cls.props_type = _props_argument(cls) or cls.props_type
+
+    @classmethod
+    def get_qualified_class_name(cls) -> str:
+        """Return the dotted name of the class."""
+        return f"{cls.__module__}.{cls.__qualname__}"
+
+    def get_spec(self) -> AgentSpec:
+        """Return the spec that the agent was built from."""
+        return self.agent_spec
+
+    def get_agent_tag(self) -> AgentTag:
+        """Return the agent's id and name."""
+        return self._tag
+
+    def get_agent_state(self) -> dict[str, Any]:
+        """Return the agent's state. It is for reading; :meth:`update_state` changes it."""
+        return self._state
+
+    def get_guild_state(self) -> dict[str, Any]:
+        """Return the guild's state as last heard. It is for reading; :meth:`update_guild_state` changes it."""
+        return self._guild_state
+
+    def update_state(
+        self, ctx: ProcessContext[Any], update_format: str, update: Mapping[str, Any], update_path: str | None = None
+    ) -> None:
+        """Change the agent's state, at once for the agent, and in the store together with the handler's messages.
+
+        See :func:`rustic_host.guild.state.apply_update`. Raises StateUpdateRefusedError; then nothing has changed.
+        """
+        self._change_state(update_format, dict(update), update_path)
+
+    def update_guild_state(
+        self, ctx: ProcessContext[Any], update_format: str, update: Mapping[str, Any], update_path: str | None = None
+    ) -> None:
+        """Ask the owner of the guild's state to change it."""
+        ctx.update_guild_state(update_format, update, update_path)
+
+    def take_state_change(self) -> dict[str, Any] | None:
+        """Return the whole state if it has changed since the last call (or since it was restored), else None."""
+        if self._state is self._taken_state:
+            return None
+        self._taken_state = self._state
+        return self._state
+
+    def restore_state(self, state: dict[str, Any]) -> None:
+        """Go back to a state that was stored: what changed since is void."""
+        self._state = self._taken_state = state
+
+    def close(self) -> None:
+        """End the event loop of the async handlers; what they left running is cancelled."""
+        self._loop.close()
+
+    def _on_message(self, message: Message) -> HandleResult:
+        """Handle one message; errors of handlers are reported on ``error_topic``, not raised."""
+        return dispatch(self, message)
+
+    def _change_state(self, form: str, update: dict[str, Any], path: str | None = None) -> None:
+        self._state = apply_update(self._state, form, update, path)
+
+    def _call(self, handler: Handler, context: ProcessContext[Any]) -> None:
+        """Run one handler to its end; messages that the agent sends to itself meanwhile belong to it."""
+        self._context = context
+        try:
+            result = getattr(self, handler.name)(context)
+            if asyncio.iscoroutine(result):
+                self._loop.run(result)
+        finally:
+            self._context = None
+
+    def _as_sender(self, method_name: str) -> Sender:
+        return Sender(self._tag, self._type_names, method_name)
+
+    def _generate_id(self, priority: Priority = Priority.NORMAL) -> GemstoneID:
+        return self._generator.get_id(priority)
+
+    def _notify_ready(self) -> None:
+        """Tell the agent's own handlers, through its self inbox, that it is built and subscribed."""
+        self._send_to_self(SelfReadyNotification())
+
+    def _send_to_self(self, payload: BaseModel) -> GemstoneID:
+        """Send a model to the own self inbox; only handlers with ``handle_essential`` see it."""
+        return self._send_dict_to_self(payload.model_dump(mode="json"), format_of(type(payload)))
+
+    def _send_dict_to_self(self, payload: JsonDict, format: str = "generic_json") -> GemstoneID:
+        """Send a JSON object to the own self inbox; only handlers with ``handle_essential`` see it."""
+        new_id = self._generate_id()
+        cause = self._context.message if self._context else None
+        processor = f"{type(self).__name__}:self"
+        message = new_message(
+            new_id,
+            sender=self._tag,
+            topics=[self._self_inbox],
+            payload=payload,
+            format=format,
+            routing_slip=self.guild_spec.routes,
+            message_history=[ProcessEntry(agent=self._tag, origin=0, result=new_id.to_int(), processor=processor)],
+            traceparent=cause.traceparent if cause else None,
+        )
+        if self._context is None:
+            publish(self, [message])
+        else:
+            self._context._outbox.append(message)
+        return new_id
+
+
+def build_agent(
+    guild_spec: GuildSpec,
+    agent_spec: AgentSpec,
+    *,
+    client_factory: ClientFactory,
+    generator: GemstoneGenerator,
+    state: dict[str, Any] | None = None,
+) -> Agent[Any]:
+    """Build the agent that ``agent_spec`` describes; ``state`` is what it kept from before.
+
+    Raises AgentLoadError when its class cannot be imported or is no agent, AgentError when its properties do not fit or
+    its ``__init__`` raises.
+    """
+    cls = resolve_class(agent_spec.class_name)
+    if not issubclass(cls, Agent):
+        raise AgentLoadError(f"agent {agent_spec.name!r}: {agent_spec.class_name} is no Agent")
+    _refuse_dependencies(cls, agent_spec)
+    agent = cls.__new__(cls)
+    _set_up(agent, guild_spec, agent_spec, generator, state or {})
+    agent._client = client_factory(f"{guild_spec.id}${agent_spec.id}", agent_spec.name, agent._on_message)
+    _initialize(agent)
+    return agent
+
+
+def _set_up(
+    agent: Agent[Any], guild_spec: GuildSpec, spec: AgentSpec, generator: GemstoneGenerator, state: dict[str, Any]
+) -> None:
+    agent.id, agent.name, agent.description = spec.id, spec.name, spec.description
+    agent.guild_id, agent.guild_spec, agent.agent_spec = guild_spec.id, guild_spec, spec
+    agent.config = _properties(type(agent), spec)
+    agent.logger = get_logger(type(agent).__module__).bind(guild=guild_spec.id, agent=spec.name, agent_id=spec.id)
+    agent._generator = generator
+    agent._tag = AgentTag(id=spec.id, name=spec.name)
+    agent._self_inbox, agent._inbox = GuildTopics.self_inbox(spec.id), GuildTopics.inbox(spec.id)
+    agent._type_names = frozenset({spec.class_name, type(agent).get_qualified_class_name()})
+    agent._route_external = guild_spec.properties.get("route_external") is not False
+    agent._guild_state, agent._context, agent._loop = {}, None, HandlerLoop()
+    agent.restore_state(state)
+    agent.handled_formats = sorted({handler.format for handler in agent._handlers.values() if handler.format})
+    essential = essential_topics_wanted(agent._handlers)
+    agent.subscribed_topics = [*spec.subscribed_topics(), *sorted(essential - set(spec.subscribed_topics()))]
+
+
+def _properties(cls: type[Agent[Any]], spec: AgentSpec) -> BaseModel:
+    if cls.props_type is None:
+        if spec.properties:
+            given = ", ".join(sorted(spec.properties))
+            raise AgentError(f"agent {spec.name!r}: {spec.class_name} takes no properties, but has {given}")
+        return BaseAgentProps()
+    try:
+        return cls.props_type.model_validate(spec.properties)
+    except ValidationError as error:
+        raise AgentError(
+            f"agent {spec.name!r}: its properties do not fit {spec.class_name}: {reasons(error)}"
+        ) from error
+
+
+def _refuse_dependencies(cls: type[Agent[Any]], spec: AgentSpec) -> None:
+    for handler in cls._handlers.values():
+        if handler.depends_on:
+            wanted = ", ".join(handler.depends_on)
+            raise AgentError(
+                f"agent {spec.name!r}: {handler.name} depends on {wanted}; dependencies cannot be given yet"
+            )
+
+
+def _initialize(agent: Agent[Any]) -> None:
+    try:
+        type(agent).__init__(agent)
+    except Exception as error:
+        kind = f"{type(error).__name__}: {error}"
+        raise AgentError(f"agent {agent.name!r}: {agent.agent_spec.class_name}.__init__ raised {kind}") from error
+
+
+def _props_argument(cls: type[Agent[Any]]) -> type[BaseModel] | None:
+    """Return what stands in the brackets of ``class X(Agent[...])``, if it is a model."""
+    for base in vars(cls).get("__orig_bases__", ()):
+        origin = get_origin(base)
+        if isinstance(origin, type) and issubclass(origin, Agent):
+            argument = get_args(base)[0]
+            if isinstance(argument, type) and issubclass(argument, BaseModel):
+                return argument
+    return None

@@ -1,0 +1,183 @@
+"""One message through the handlers of one agent: who takes it, in which order, and what becomes of a failure."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+import structlog
+
+from rustic_host.errors import RoutingError
+from rustic_host.guild.context import ProcessContext
+from rustic_host.guild.expressions import evaluate
+from rustic_host.guild.messages import ErrorMessage, SelfReadyNotification, format_of
+from rustic_host.guild.processor import Handler
+from rustic_host.guild.state import copy_json
+from rustic_host.guild.topics import GuildTopics
+from rustic_host.messaging import Message, RoutingSlip
+from rustic_host.telemetry.tracing import AttributeValue, get_tracer, mark_failed
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from rustic_host.guild.agent import Agent
+
+HandleResult = Literal["ok", "error", "unhandled"]
+"""``error``: a handler raised, or a route that a handler's message took failed. ``unhandled``: nobody took it."""
+
+UNHANDLED_EXCEPTION = "UNHANDLED_EXCEPTION"
+"""``error_type`` of the error message sent for a handler that raised."""
+
+PASS_UNTAGGED = frozenset(
+    {
+        format_of(SelfReadyNotification),
+        "rustic_ai.core.guild.agent_ext.mixins.health.HealthCheckRequest",
+        "rustic_ai.core.state.models.StateUpdateResponse",
+        "rustic_ai.core.state.models.StateFetchResponse",
+    }
+)
+"""Formats that an agent with ``act_only_when_tagged`` takes all the same."""
+
+
+def dispatch(agent: "Agent[Any]", message: Message) -> HandleResult:
+    """Run every handler of ``agent`` that takes ``message``, one after another, and publish what they sent.
+
+    A handler that raises takes back its own messages and state changes, and its error goes to ``error_topic``; the
+    handlers after it run all the same.
+    """
+    topic = message.topic_published_to or message.topic_list[0]
+    chosen = _candidates(agent, message, topic)
+    if not chosen:
+        return "unhandled"
+    tracer = get_tracer()
+    attributes = _attributes(agent, message, chosen) if tracer.enabled else {}
+    with (
+        structlog.contextvars.bound_contextvars(message_id=message.id),
+        tracer.process(topic, parent=message.traceparent, attributes=attributes) as span,
+    ):
+        private = len(chosen) > 1
+        slip = _slip_for(agent, message, topic)
+        return _worst(_run(agent, handler, _copy(message) if private else message, slip, span) for handler in chosen)
+
+
+def publish(agent: "Agent[Any]", messages: Iterable[Message]) -> None:
+    """Publish messages of ``agent``, each with a send span when tracing is on."""
+    tracer = get_tracer()
+    for message in messages:
+        if tracer.enabled:
+            topic, attributes = message.topic_list[0], _message_attributes(agent, message)
+            with tracer.send(topic, attributes=attributes, parent=message.traceparent) as span:
+                message.traceparent = span.traceparent or message.traceparent
+                agent._client.publish(message)
+        else:
+            agent._client.publish(message)
+
+
+def _candidates(agent: "Agent[Any]", message: Message, topic: str) -> list[Handler]:
+    own_inbox = topic == agent._self_inbox
+    if not own_inbox and topic.startswith(f"{GuildTopics.SELF_INBOX}:"):
+        return []
+    private = own_inbox or topic in GuildTopics.ESSENTIAL
+    return [
+        handler
+        for handler in agent._handlers.values()
+        if (handler.format is None or handler.format == message.format) and (handler.handle_essential or not private)
+    ]
+
+
+def _slip_for(agent: "Agent[Any]", message: Message, topic: str) -> RoutingSlip | None:
+    """Return the slip of ``message``; one that came from outside without a slip follows the guild's routes."""
+    internal = topic in GuildTopics.ESSENTIAL or topic == agent._self_inbox
+    if message.routing_slip is not None or internal or not agent._route_external:
+        return message.routing_slip
+    return agent.guild_spec.routes
+
+
+def _run(
+    agent: "Agent[Any]", handler: Handler, message: Message, slip: RoutingSlip | None, span: "Span | None"
+) -> HandleResult:
+    context: ProcessContext[Any] = ProcessContext(agent, message, handler, slip)
+    before = agent._state
+    try:
+        if not _takes(agent, handler, message):
+            return "unhandled"
+        agent._call(handler, context)
+        publish(agent, context._outbox)
+    # A handler that was cancelled has failed like any other; only what ends the process may pass.
+    except (Exception, asyncio.CancelledError) as error:
+        agent._state = before
+        agent.logger.exception("handler_failed", handler=handler.name, message_id=message.id, format=message.format)
+        mark_failed(span, error)
+        _report(agent, handler, message, slip, error)
+        return "error"
+    return "error" if context._failed_routes else "ok"
+
+
+def _takes(agent: "Agent[Any]", handler: Handler, message: Message) -> bool:
+    if handler.predicate is not None and not handler.predicate(agent, message):
+        return False
+    if agent.agent_spec.act_only_when_tagged and not _is_meant(agent, message):
+        return False
+    predicate = agent.agent_spec.predicates.get(handler.name)
+    return predicate is None or _holds(agent, handler, predicate, message)
+
+
+def _is_meant(agent: "Agent[Any]", message: Message) -> bool:
+    return message.format in PASS_UNTAGGED or message.is_tagged(agent.get_agent_tag())
+
+
+def _holds(agent: "Agent[Any]", handler: Handler, predicate: Any, message: Message) -> bool:
+    """Return whether a predicate of the spec holds. One that cannot be evaluated does not (as in Rustic AI)."""
+    if predicate.predicate_type == "type_equals":
+        return bool(predicate.expected_type == message.format)
+    language = "cel" if predicate.predicate_type == "cel_fn" else "jsonata"
+    seen = {"message": message.model_dump(mode="json"), "agent_state": agent._state, "guild_state": agent._guild_state}
+    try:
+        return bool(evaluate(language, predicate.expression, seen))
+    except RoutingError as error:
+        agent.logger.warning("predicate_failed", handler=handler.name, message_id=message.id, error=str(error))
+        return False
+
+
+def _report(
+    agent: "Agent[Any]", handler: Handler, message: Message, slip: RoutingSlip | None, error: BaseException
+) -> None:
+    # A context of its own: what the failed one has sent and used up of the slip is void.
+    context: ProcessContext[Any] = ProcessContext(agent, message, handler, slip)
+    report = ErrorMessage(
+        agent_type=agent.get_qualified_class_name(),
+        error_type=UNHANDLED_EXCEPTION,
+        error_message=str(error) or type(error).__name__,
+    )
+    context.send_error(report)
+    publish(agent, context._outbox)
+
+
+def _copy(message: Message) -> Message:
+    """Return a copy whose lists and dicts can be changed without any other handler of ``message`` seeing it."""
+    containers = {key: copy_json(value) for key, value in vars(message).items() if isinstance(value, dict | list)}
+    slip = message.routing_slip
+    containers["routing_slip"] = None if slip is None else RoutingSlip(steps=list(slip.steps))
+    return message.model_copy(update=containers)
+
+
+def _worst(results: Iterable[HandleResult]) -> HandleResult:
+    seen = set(results)
+    if "error" in seen:
+        return "error"
+    return "ok" if "ok" in seen else "unhandled"
+
+
+def _attributes(agent: "Agent[Any]", message: Message, handlers: list[Handler]) -> dict[str, AttributeValue]:
+    return {**_message_attributes(agent, message), "rustic.handler": ",".join(handler.name for handler in handlers)}
+
+
+def _message_attributes(agent: "Agent[Any]", message: Message) -> dict[str, AttributeValue]:
+    return {
+        "messaging.message.id": str(message.id),
+        "messaging.message.conversation_id": str(message.root_thread_id),
+        "messaging.client.id": agent._client.id,
+        "rustic.guild.id": agent.guild_id,
+        "rustic.agent.name": agent.name,
+        "rustic.agent.class": agent.agent_spec.class_name,
+        "rustic.message.format": message.format,
+    }

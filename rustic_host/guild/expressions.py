@@ -1,0 +1,119 @@
+"""The expression languages of routes and predicates: compiled once, evaluated within limits.
+
+A language is a function from source text to an :class:`Expression`; :data:`LANGUAGES` names them by the
+``expression_type`` of the spec. Whatever a library raises comes out as :class:`~rustic_host.errors.RoutingError`.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+from jsonata import jexception
+from jsonata.jsonata import Jsonata
+from jsonata.utils import Utils
+
+from rustic_host.errors import RoutingError
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one evaluation may use."""
+
+    milliseconds: int = 1000
+    """Wall time, checked between steps: one regular expression or built-in function is not interrupted."""
+    depth: int = 500
+    """Nested evaluations: a level of recursion in an expression takes about four, one more ``&`` in a chain one."""
+    characters: int = 65_536
+    """Length of the source text."""
+
+
+DEFAULT_LIMITS = Limits()
+
+
+class Expression(Protocol):
+    """A compiled expression; evaluating it leaves the input as it was."""
+
+    def evaluate(self, data: Any) -> Any:
+        """Return the result as plain JSON values, none of them shared with ``data``. Raises RoutingError."""
+
+
+class JsonataExpression:
+    """One compiled JSONata expression, safe to evaluate again, nested and from several threads."""
+
+    def __init__(self, source: str, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._limits = limits
+        try:
+            self._compiled = Jsonata.jsonata(source)
+        except Exception as error:
+            raise RoutingError(f"not a JSONata expression: {_reason(error)}: {_excerpt(source)}") from error
+        self._compiled.set_validate_input(False)
+
+    def evaluate(self, data: Any) -> Any:
+        """Return the result as plain JSON values; None where JSONata says null or undefined. Raises RoutingError."""
+        # The library keeps the running expression in a thread-local slot, set only when one is compiled: a second
+        # evaluation would read another expression's clock ($now, $millis). A copy per run also keeps threads apart.
+        run = copy.copy(self._compiled)
+        Jsonata.CURRENT.jsonata = run
+        # Its time box counts from its own making and is left unbalanced by an error, so each run needs a new one.
+        frame = Jsonata.Frame(None)
+        frame.set_runtime_bounds(self._limits.milliseconds, self._limits.depth)
+        try:
+            return plain_json(run.evaluate(data, frame))
+        except RoutingError:
+            raise
+        except Exception as error:
+            raise RoutingError(f"JSONata failed: {_reason(error)}") from error
+
+
+LANGUAGES: dict[str, Callable[[str, Limits], Expression]] = {"jsonata": JsonataExpression}
+
+
+@lru_cache(maxsize=4096)
+def compile_expression(language: str, source: str, limits: Limits = DEFAULT_LIMITS) -> Expression:
+    """Return the expression, compiled at most once per process while among the 4096 used last.
+
+    Raises RoutingError for an unknown language, a text that is too long, or a syntax error.
+    """
+    build = LANGUAGES.get(language)
+    if build is None:
+        raise RoutingError(f"no expression language {language!r} here; there is {', '.join(sorted(LANGUAGES))}")
+    if len(source) > limits.characters:
+        raise RoutingError(f"an expression of {len(source)} characters; at most {limits.characters} are allowed")
+    return build(source, limits)
+
+
+def evaluate(language: str, source: str, data: Any) -> Any:
+    """Compile (once) and evaluate ``source`` on ``data``. Raises RoutingError."""
+    return compile_expression(language, source).evaluate(data)
+
+
+def plain_json(value: Any) -> Any:
+    """Copy ``value`` as dict, list, str, int, float, bool and None. Raises RoutingError for anything else."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise RoutingError(f"an expression gave {value}, which JSON cannot hold")
+        return value
+    if isinstance(value, dict):
+        return {str(key): plain_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(item) for item in value]
+    if value is Utils.NULL_VALUE:
+        return None
+    raise RoutingError("an expression gave a function, not a JSON value")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, jexception.JException):
+        return f"{error} ({error.error} at character {error.location})"
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return f"{type(error).__name__}: {error}"
+
+
+def _excerpt(source: str) -> str:
+    return source if len(source) <= 80 else f"{source[:77]}..."

@@ -1,0 +1,85 @@
+"""Loads guild specs, and says all that is wrong with one at once.
+
+Loading never imports an agent's class: a spec loads where its agents cannot run. Checking does import them.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rustic_host.guild.checks import check_data
+from rustic_host.guild.class_checks import check_classes
+from rustic_host.guild.document import Document
+from rustic_host.guild.dsl import GuildSpec
+from rustic_host.guild.problems import InvalidSpecError, MissingSpecError, Problem, errors_of, spec_error
+from rustic_host.guild.schema import found, validate
+from rustic_host.guild.templating import fill_in
+from rustic_host.guild.yaml_source import read_document
+
+__all__ = [
+    "Inspection",
+    "InvalidSpecError",
+    "MissingSpecError",
+    "Problem",
+    "check_guild",
+    "inspect_guild",
+    "load_guild",
+]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a look at a spec gave: the spec, unless its shape is wrong, and all rows by place."""
+
+    spec: GuildSpec | None
+    problems: list[Problem]
+
+
+def load_guild(path: Path, environ: Mapping[str, str] = os.environ) -> GuildSpec:
+    """Load a spec from YAML or JSON, with its includes in place and its configuration filled in.
+
+    A blueprint (a file that has the spec under ``spec``) is taken as the spec in it. Raises SpecError whose text lists
+    all errors and whose ``problems`` are all rows; SpecNotFoundError if what is wrong is that a file is not there.
+    """
+    result = inspect_guild(path, environ=environ, classes=False)
+    if result.spec is None or errors_of(result.problems):
+        raise spec_error(result.problems)
+    return result.spec
+
+
+def check_guild(path: Path, search: Sequence[Path] = (), environ: Mapping[str, str] = os.environ) -> list[Problem]:
+    """List all that is wrong with a spec, by place; agents' classes are imported, also from the spec's folder."""
+    return inspect_guild(path, search, environ).problems
+
+
+def inspect_guild(
+    path: Path, search: Sequence[Path] = (), environ: Mapping[str, str] = os.environ, *, classes: bool = True
+) -> Inspection:
+    """Read and check a spec; ``classes`` says whether agents' classes are imported and checked too."""
+    document = read_document(path)
+    if not _open(document):
+        return Inspection(None, document.sorted_problems())
+    fill_in(document)
+    check_data(document, environ)
+    spec = validate(document, GuildSpec, extras=tuple(GuildSpec.extras))
+    if classes:
+        check_classes(document, [path.parent, *search])
+    return Inspection(spec, document.sorted_problems())
+
+
+def _open(document: Document) -> bool:
+    """Make the spec in a blueprint the document. False, and reported, if there is no spec to look at."""
+    if document.is_broken(()):
+        return False
+    if (
+        isinstance(document.data, dict)
+        and isinstance(document.data.get("spec"), dict)
+        and "agents" not in document.data
+    ):
+        document.descend("spec")
+    if not isinstance(document.data, dict):
+        seen = found(document.data)
+        document.error((), f"this is {seen}; expected a mapping with the keys of a guild (`name`, `agents`, …)")
+        return False
+    return True

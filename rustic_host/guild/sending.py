@@ -1,0 +1,233 @@
+"""How a handler's payloads become messages: through the routing slip, or directly, into the handler's outbox."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from rustic_host.errors import MessageError, RoutingError
+from rustic_host.guild.messages import ErrorMessage, StateUpdateRequest, format_of
+from rustic_host.guild.processor import Handler
+from rustic_host.guild.routing import (
+    ERROR_RULE,
+    Routable,
+    Routed,
+    View,
+    apply_rule,
+    describe,
+    forward_header_for,
+    reasons,
+    take_steps,
+)
+from rustic_host.guild.state import StateUpdateRefusedError, copy_json
+from rustic_host.guild.topics import GuildTopics
+from rustic_host.messaging import (
+    GENERIC_JSON,
+    AgentTag,
+    ForwardHeader,
+    GemstoneID,
+    GuildStackEntry,
+    JsonDict,
+    Message,
+    Priority,
+    ProcessEntry,
+    ProcessStatus,
+    RoutingRule,
+    RoutingSlip,
+)
+
+if TYPE_CHECKING:
+    from rustic_host.guild.agent import Agent
+
+ROUTE_FAILED = "ROUTE_FAILED"
+"""``error_type`` of the error message sent in place of a message that a rule could not make."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How one call of ``send`` wants its messages."""
+
+    new_thread: bool = False
+    forwarding: bool = False
+    is_error: bool = False
+    reason: str | None = None
+    clear_origin_stack: bool = False
+
+
+class Sending:
+    """What one handler sends for one message; the public face of it is ProcessContext."""
+
+    def __init__(self, agent: "Agent[Any]", message: Message, handler: Handler, slip: RoutingSlip | None) -> None:
+        self._agent = agent
+        self._message = message
+        self._handler = handler
+        self._slip = slip
+        self._origin_stack: list[GuildStackEntry] = message.origin_guild_stack
+        self._session: JsonDict = copy_json(message.session_state or {})
+        self._step: RoutingRule | None = None
+        self._sent: list[Message] = []
+        self._sent_errors: list[Message] = []
+        self._outbox: list[Message] = []
+        self._failed_routes = 0
+
+    def _send(self, payload: JsonDict, message_format: str, options: Options) -> list[GemstoneID]:
+        sender = self._agent._as_sender(self._handler.name)
+        matched, self._slip = take_steps(self._slip, sender, self._message, message_format)
+        rules: list[RoutingRule | None] = [*matched, ERROR_RULE] if options.is_error else [*matched] or [None]
+        draft = self._draft(payload, message_format, options)
+        made = [self._follow(rule, draft, options) for rule in rules]
+        return [message.id_obj for message in made if message is not None]
+
+    def _draft(self, payload: JsonDict, message_format: str, options: Options) -> Routable:
+        origin = self._message
+        return Routable(
+            topics=GuildTopics.DEFAULT if self._agent._route_to_default_topic else origin.topics,
+            priority=origin.priority,
+            payload=payload,
+            format=message_format,
+            forward_header=forward_header_for(origin) if options.forwarding else None,
+            context=self._session,
+            process_status=origin.process_status,
+        )
+
+    def _follow(self, rule: RoutingRule | None, draft: Routable, options: Options) -> Message | None:
+        self._step = None if rule is ERROR_RULE else rule
+        try:
+            routed = apply_rule(rule, draft, View(self._message, self._agent._state, self._agent._guild_state))
+            message = self._build(routed.parts, rule.reason if rule else None, options)
+            # After building: a message that cannot be sent must not leave a changed state behind.
+            self._update_states(rule, routed)
+        except (RoutingError, StateUpdateRefusedError) as error:
+            self._report_failed_route(rule, error)
+            return None
+        (self._sent_errors if options.is_error else self._sent).append(message)
+        self._outbox.append(message)
+        return message
+
+    def _update_states(self, rule: RoutingRule | None, routed: Routed) -> None:
+        if rule and rule.agent_state_update and routed.agent_state_update is not None:
+            self._agent._change_state(rule.agent_state_update.update_format, routed.agent_state_update)
+        if rule and rule.guild_state_update and routed.guild_state_update is not None:
+            self._request_guild_update(rule.guild_state_update.update_format, routed.guild_state_update, None)
+
+    def _report_failed_route(self, rule: RoutingRule | None, error: Exception) -> None:
+        self._failed_routes += 1
+        self._agent.logger.warning("route_failed", rule=describe(rule), error=str(error), handler=self._handler.name)
+        report = ErrorMessage(
+            agent_type=self._agent.get_qualified_class_name(),
+            error_type=ROUTE_FAILED,
+            error_message=f"{error}; in the route {describe(rule)}",
+        )
+        options = Options(is_error=True, reason="a route failed")
+        self._follow(ERROR_RULE, self._draft(report.model_dump(), format_of(ErrorMessage), options), options)
+
+    def _build(self, parts: Routable, rule_reason: str | None, options: Options) -> Message:
+        origin = self._message
+        new_id = self._agent._generate_id(parts.priority)
+        topics = [parts.topics] if isinstance(parts.topics, str) else parts.topics
+        why = [reason for reason in (options.reason, rule_reason) if reason]
+        entry = self._history_entry(new_id, origin.topic_published_to, topics, why)
+        return new_message(
+            new_id,
+            sender=self._agent.get_agent_tag(),
+            topics=parts.topics,
+            recipient_list=parts.recipient_list,
+            payload=parts.payload,
+            format=parts.format,
+            in_response_to=origin.id,
+            thread=[*origin.thread, new_id.to_int()] if options.new_thread else origin.thread,
+            conversation_id=origin.conversation_id,
+            forward_header=parts.forward_header,
+            routing_slip=self._slip,
+            message_history=[*origin.message_history, entry],
+            ttl=origin.ttl,
+            is_error_message=options.is_error,
+            traceparent=origin.traceparent,
+            session_state={**self._session, **parts.context},
+            enrich_with_history=parts.enrich_with_history,
+            process_status=parts.process_status,
+            origin_guild_stack=[] if options.clear_origin_stack else self._origin_stack,
+        )
+
+    def _history_entry(self, new_id: GemstoneID, source: str | None, to: list[str], why: list[str]) -> ProcessEntry:
+        return ProcessEntry(
+            agent=self._agent.get_agent_tag(),
+            origin=self._message.id,
+            result=new_id.to_int(),
+            processor=self._handler.name,
+            from_topic=source,
+            to_topics=to,
+            reason=why or None,
+        )
+
+    def _direct_send(
+        self,
+        priority: Priority,
+        topics: str | list[str],
+        payload: JsonDict,
+        format: str = GENERIC_JSON,
+        in_response_to: int | None = None,
+        recipient_list: list[AgentTag] | None = None,
+        ttl: int | None = None,
+        message_history: list[ProcessEntry] | None = None,
+        forward_header: ForwardHeader | None = None,
+        routing_slip: RoutingSlip | None = None,
+        is_error_message: bool = False,
+        traceparent: str | None = None,
+        session_state: JsonDict | None = None,
+        enrich_with_history: int | None = 0,
+        process_status: ProcessStatus | None = None,
+        attach_guild_routes: bool = True,
+        reset_history: bool = False,
+        carry_session_state: bool = False,
+        reason: list[str] | str | None = None,
+    ) -> GemstoneID:
+        """Send past all routes. The message carries the guild's routes unless told otherwise."""
+        origin = self._message
+        new_id = self._agent._generate_id(priority)
+        entry = self._history_entry(new_id, None, [], [reason] if isinstance(reason, str) else reason or [])
+        before = [] if reset_history else origin.message_history if message_history is None else message_history
+        if routing_slip is None and attach_guild_routes:
+            routing_slip = self._agent.guild_spec.routes
+        message = new_message(
+            new_id,
+            sender=self._agent.get_agent_tag(),
+            topics=topics,
+            recipient_list=recipient_list or [],
+            payload=payload,
+            format=format,
+            in_response_to=origin.id if in_response_to is None else in_response_to,
+            thread=origin.thread,
+            conversation_id=origin.conversation_id,
+            forward_header=forward_header,
+            routing_slip=routing_slip,
+            message_history=[*before, entry],
+            ttl=ttl,
+            is_error_message=is_error_message,
+            traceparent=traceparent or origin.traceparent,
+            session_state={**self._session, **(session_state or {})} if carry_session_state else session_state,
+            enrich_with_history=enrich_with_history,
+            process_status=process_status,
+        )
+        self._outbox.append(message)
+        return new_id
+
+    def _request_guild_update(self, form: str, update: dict[str, Any], path: str | None) -> None:
+        request = StateUpdateRequest(
+            state_owner="guild",
+            guild_id=self._agent.guild_id,
+            agent_id=self._agent.id,
+            update_format=form,
+            state_update=update,
+            update_path=path,
+        )
+        payload = request.model_dump(mode="json")
+        self._direct_send(Priority.HIGH, GuildTopics.STATE, payload, format_of(StateUpdateRequest))
+
+
+def new_message(new_id: GemstoneID, **fields: Any) -> Message:
+    """Build a message. Raises MessageError that says what is wrong with the fields."""
+    try:
+        return Message(new_id, **fields)
+    except ValidationError as error:
+        raise MessageError(f"this cannot be sent: {reasons(error)}") from error

@@ -1,0 +1,136 @@
+"""The host's own view of the bus: publishes for clients, tails topics, reads the exact counts."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio as redis_async
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from rustic_host.errors import BackendRefusedError, BackendUnavailableError
+from rustic_host.host.tail import Tail
+from rustic_host.messaging import counts
+from rustic_host.messaging.delivery import Frame
+from rustic_host.messaging.redis import keys, slots
+from rustic_host.messaging.redis.config import RedisBackendConfig
+from rustic_host.messaging.redis.link import Link
+from rustic_host.messaging.redis.publisher import Publisher
+
+SAFE_POLICIES = ("noeviction", "volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl")
+"""Any ``allkeys-*`` policy evicts logs and state (attacks, A8)."""
+
+Counts = dict[counts.Count, int]
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What a client has still to handle in one topic."""
+
+    topic: str
+    client_id: str
+    entries: int
+
+
+class HostBus:
+    """Everything the daemon itself asks of the server.
+
+    Args:
+        config: the server.
+    """
+
+    def __init__(self, config: RedisBackendConfig) -> None:
+        self.config = config
+        self._publisher = Publisher(config, "rustic-host:host")
+        self._redis: redis_async.Redis = redis_async.Redis.from_url(
+            config.connection_url(),
+            protocol=2,
+            socket_timeout=10,
+            retry=Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.01), 3),
+        )
+        self.slot: slots.Slot
+
+    async def open(self) -> None:
+        """Reach the server, see that it may be used, and lease an id slot.
+
+        Raises:
+            BackendUnavailableError: nobody answers.
+            BackendRefusedError: it refuses us, or would evict what we store.
+        """
+        await asyncio.to_thread(self._check)
+        self.slot = await asyncio.to_thread(slots.lease, self._publisher)
+
+    async def publish(self, namespace: str, frames: Sequence[Frame]) -> None:
+        """Store frames; raises as :meth:`Publisher.publish`."""
+        await asyncio.to_thread(self._publisher.publish, namespace, frames)
+
+    async def renew_slot(self) -> None:
+        """Keep the id slot."""
+        await asyncio.to_thread(slots.renew, self._publisher, [self.slot])
+
+    async def counts(self, namespace: str) -> Counts:
+        """The exact counts of a guild.
+
+        Raises:
+            BackendUnavailableError: nobody answers.
+        """
+        fields = await self._ask(self._redis.hgetall(keys.counts_key(namespace)))
+        parsed = ((counts.parse(name), int(value)) for name, value in fields.items())
+        return {count: value for count, value in parsed if count is not None}
+
+    async def topics(self, namespace: str) -> list[str]:
+        """Topics that something was ever published on."""
+        return sorted({count.topic for count in await self.counts(namespace) if count.kind == "published"})
+
+    async def backlogs(self, namespace: str, topics: Iterable[str]) -> list[Backlog]:
+        """For each group of each log: entries not read yet, and read but not committed."""
+        names = list(topics)
+        pipeline = self._redis.pipeline(transaction=False)
+        for topic in names:
+            pipeline.xinfo_groups(keys.topic_keys(namespace, topic).log)
+        replies = await self._ask(pipeline.execute(raise_on_error=False))
+        found = []
+        for topic, reply in zip(names, replies, strict=True):
+            if isinstance(reply, Exception):  # no log yet
+                continue
+            found += [Backlog(topic, group["name"].decode(), _entries(group)) for group in reply]
+        return found
+
+    def tail(self, namespace: str, topics: Sequence[str], start: str | None) -> AsyncIterator[bytes]:
+        """Messages of topics as they are stored; see :class:`rustic_host.host.tail.Tail`."""
+        return Tail(self._redis, namespace, topics, start).items()
+
+    async def close(self) -> None:
+        """Give the slot back and let go."""
+        with suppress(BackendUnavailableError, BackendRefusedError, AttributeError):
+            await asyncio.to_thread(slots.release, self._publisher, [self.slot])
+        await asyncio.to_thread(self._publisher.close)
+        await self._redis.aclose()
+
+    def _check(self) -> None:
+        link = Link(self.config, "rustic-host:check")
+        try:
+            link.connect()
+            info = link.call("INFO", "memory").decode()
+        finally:
+            link.close()
+        policy = next((row[17:] for row in info.splitlines() if row.startswith("maxmemory_policy:")), "noeviction")
+        if policy not in SAFE_POLICIES:
+            raise BackendRefusedError(
+                f"{self.config.shown()} has maxmemory-policy {policy}, which evicts messages and state; "
+                "set it to noeviction (CONFIG SET maxmemory-policy noeviction)"
+            )
+
+    async def _ask(self, awaitable: Any) -> Any:
+        try:
+            return await awaitable
+        except (RedisError, OSError) as error:
+            raise BackendUnavailableError(f"{self.config.shown()}: {error}") from error
+
+
+def _entries(group: Any) -> int:
+    """``lag`` is unknown (None) after entries in the middle of a log were deleted."""
+    return int(group["lag"] or 0) + int(group["pending"])

@@ -1,0 +1,194 @@
+"""The daemon: brings up server, guilds and control API, runs until told to stop, takes all down in order."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rustic_host.errors import CannotCreateError, ExecutionError, RusticHostError
+from rustic_host.execution.multiprocess import MultiProcessExecutionEngine
+from rustic_host.guild.dsl import GuildSpec
+from rustic_host.host.bus import HostBus
+from rustic_host.host.control_socket import ControlSocket
+from rustic_host.host.gateway import Gateway
+from rustic_host.host.notify import Notifier
+from rustic_host.host.own_server import OwnServer
+from rustic_host.host.paths import find_socket, find_state_dir
+from rustic_host.host.settings import DEFAULT_METRICS_PORT, Settings
+from rustic_host.host.supervisor import Announce, GuildSupervisor
+from rustic_host.messaging import GemstoneGenerator, MessagingConfig
+from rustic_host.messaging.redis import slots
+from rustic_host.messaging.redis.config import RedisBackendConfig
+from rustic_host.telemetry.logs import get_logger
+from rustic_host.telemetry.tracing import configure_tracing, shutdown_tracing
+from rustic_host.web.app import control_app, metrics_app
+from rustic_host.web.serve import serve_tcp, serve_unix
+
+TRACE_FLUSH_SECONDS = 2.0
+
+log = get_logger(__name__)
+
+
+class Host:
+    """One daemon.
+
+    Args:
+        settings: see :class:`~rustic_host.host.settings.Settings`.
+        guilds: specs to run, each with the folder that its agents' modules are looked for in.
+        announce: told in words what happens, for a person at a terminal.
+    """
+
+    def __init__(
+        self, settings: Settings, guilds: Sequence[tuple[GuildSpec, Path]], announce: Announce = lambda text: None
+    ) -> None:
+        self._settings, self._specs, self._announce = settings, guilds, announce
+        self._stop = asyncio.Event()
+        self._notifier = Notifier()
+        self.socket_path = find_socket(settings.socket, os.environ)
+        self.started_at = datetime.now(UTC)
+        self.metrics_url: str | None = None
+        self.supervisors: dict[str, GuildSupervisor] = {}
+        self.bus: HostBus
+        self.generator: GemstoneGenerator
+
+    async def run(self) -> None:
+        """Run until :meth:`stop` or a signal.
+
+        Raises:
+            HostRunningError, CannotCreateError, BackendUnavailableError, BackendRefusedError: before anything is up.
+            ExecutionError: no agent at all came up.
+        """
+        async with AsyncExitStack() as stack:
+            control = ControlSocket(self.socket_path)
+            listening = control.bind()
+            stack.callback(control.remove)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, self._signalled, number)
+            configure_tracing(os.environ, "rustic-host", {})
+            stack.callback(shutdown_tracing, TRACE_FLUSH_SECONDS)
+            redis = await self._server(stack)
+            self.bus = HostBus(redis)
+            await self.bus.open()
+            self.generator = self.bus.slot.generator()
+            stack.push_async_callback(self.bus.close)
+            await self._serve(stack, listening)
+            await self._guilds(stack, redis)
+            await self._stop.wait()
+            self._notifier.send(STOPPING=1)
+            log.info("host_stopping")
+        log.info("host_stopped")
+
+    def stop(self) -> None:
+        """Begin an orderly stop."""
+        self._stop.set()
+
+    def _signalled(self, number: int) -> None:
+        log.info("signal_received", signal=signal.Signals(number).name)
+        self.stop()
+
+    async def _server(self, stack: AsyncExitStack) -> RedisBackendConfig:
+        if self._settings.redis_url:
+            return RedisBackendConfig(url=self._settings.redis_url)
+        state = self._settings.state_dir or find_state_dir(os.environ)
+        own = OwnServer(state / "valkey", self.socket_path.parent, self._settings.durability)
+        await own.start()
+        stack.push_async_callback(own.stop)
+        return RedisBackendConfig(unix_socket_path=own.socket)
+
+    async def _serve(self, stack: AsyncExitStack, listening: socket.socket) -> None:
+        gateway = Gateway(self)
+        handle = await serve_unix(control_app(gateway), listening)
+        stack.push_async_callback(handle.stop)
+        metrics = self._metrics_socket()
+        host, port = metrics.getsockname()
+        metrics_handle = await serve_tcp(metrics_app(gateway), metrics)
+        stack.push_async_callback(metrics_handle.stop)
+        self.metrics_url = f"http://{host}:{port}/metrics"
+
+    async def _guilds(self, stack: AsyncExitStack, redis: RedisBackendConfig) -> None:
+        messaging = MessagingConfig(
+            backend_module="rustic_host.messaging",
+            backend_class="RedisMessagingBackend",
+            backend_config={"redis_client": redis.model_dump(mode="json", exclude_defaults=True)},
+        )
+        for spec, folder in self._specs:
+            supervisor = GuildSupervisor(spec, messaging, self._engine_maker(spec, folder), self._announce)
+            self.supervisors[spec.id] = supervisor
+        stack.push_async_callback(self._stop_guilds)
+        stack.callback(asyncio.create_task(self._keep_slot()).cancel)
+        for supervisor in self.supervisors.values():
+            supervisor.start()
+        await self._until_settled()
+
+    async def _until_settled(self) -> None:
+        stopped = asyncio.create_task(self._stop.wait())
+        settled = asyncio.create_task(self._all_settled())
+        await asyncio.wait([stopped, settled], return_when=asyncio.FIRST_COMPLETED)
+        for task in (stopped, settled):
+            task.cancel()
+        if self._stop.is_set():
+            return
+        statuses = {supervisor.status for supervisor in self.supervisors.values()}
+        if statuses == {"failed"}:
+            raise ExecutionError("no agent came up: " + "; ".join(self._failures()))
+        self._notifier.send(READY=1, STATUS="all agents ready" if statuses == {"running"} else "degraded")
+        log.info("host_ready", guilds=list(self.supervisors), status=sorted(statuses), metrics=self.metrics_url)
+        self._announce(self._where_to_look())
+
+    async def _all_settled(self) -> None:
+        for supervisor in self.supervisors.values():
+            await supervisor.settled.wait()
+
+    def _failures(self) -> list[str]:
+        return [
+            f"{record.spec.name}: {record.reason}"
+            for supervisor in self.supervisors.values()
+            for record in supervisor.agents.values()
+            if record.status == "failed"
+        ]
+
+    def _where_to_look(self) -> str:
+        rows = [f"guild {supervisor.spec.id} is {supervisor.status}" for supervisor in self.supervisors.values()]
+        rows += ["  status   rustic-host status", f"  metrics  {self.metrics_url}", f"  socket   {self.socket_path}"]
+        return "\n".join(rows)
+
+    async def _stop_guilds(self) -> None:
+        await asyncio.gather(*(supervisor.stop() for supervisor in self.supervisors.values()))
+
+    async def _keep_slot(self) -> None:
+        while True:
+            await asyncio.sleep(slots.LEASE_SECONDS / 3)
+            try:
+                await self.bus.renew_slot()
+            except RusticHostError as error:
+                log.warning("id_slot_not_renewed", error=str(error))
+
+    def _engine_maker(self, spec: GuildSpec, folder: Path) -> Callable[..., MultiProcessExecutionEngine]:
+        logging = {"format": self._settings.log_format, "level": self._settings.log_level}
+        return lambda on_event: MultiProcessExecutionEngine(
+            spec.id,
+            search=[folder],
+            on_event=on_event,
+            logging=logging,
+            stop_seconds=self._settings.stop_grace_seconds,
+        )
+
+    def _metrics_socket(self) -> socket.socket:
+        wanted = self._settings.metrics_port
+        try:
+            return _listen(DEFAULT_METRICS_PORT if wanted is None else wanted)
+        except OSError as error:
+            if wanted is None:
+                log.warning("metrics_port_taken", port=DEFAULT_METRICS_PORT, consequence="a free one is used")
+                return _listen(0)
+            raise CannotCreateError(
+                f"metrics port {wanted}: {error.strerror}; give another with --metrics-port (0 is any free one)"
+            ) from error
+
+
+def _listen(port: int) -> socket.socket:
+    return socket.create_server(("127.0.0.1", port))

@@ -1,0 +1,188 @@
+"""The host as its HTTP routes see it: status, publish, tail, metrics, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from rustic_host import __version__
+from rustic_host.errors import BackendUnavailableError, UnknownGuildError
+from rustic_host.execution.process import pss_bytes
+from rustic_host.host.bus import Backlog, Counts
+from rustic_host.host.supervisor import AgentRecord, GuildSupervisor
+from rustic_host.messaging import AgentTag, Message, Priority
+from rustic_host.messaging.delivery import frames_of
+from rustic_host.telemetry.logs import get_logger
+from rustic_host.telemetry.metrics import HostCollector, MetricsSnapshot, render
+from rustic_host.telemetry.tracing import get_tracer
+from rustic_host.web.models import AgentStatus, GuildStatus, HostInfo, HostStatus, OutgoingItem
+
+if TYPE_CHECKING:
+    from rustic_host.host.daemon import Host
+
+SENDER = AgentTag(id="rustic-host", name="rustic-host")
+"""Who messages sent through the control API are from."""
+
+log = get_logger(__name__)
+
+
+class Gateway:
+    """Implements :class:`rustic_host.web.interface.HostInterface`.
+
+    Args:
+        host: the daemon.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._tails: Counter[tuple[str, str]] = Counter()
+        self._snapshot = MetricsSnapshot()
+        self._collector = HostCollector(lambda: self._snapshot, version=__version__)
+
+    @property
+    def pid(self) -> int:
+        """Of the daemon."""
+        return os.getpid()
+
+    @property
+    def version(self) -> str:
+        """Of the package."""
+        return __version__
+
+    async def status(self) -> HostStatus:
+        """All guilds and agents; what Redis would have to say is left out while it is away."""
+        host = self._host
+        guilds = await asyncio.gather(*(self._guild_status(guild) for guild in host.supervisors.values()))
+        return HostStatus(
+            host=HostInfo(
+                pid=self.pid,
+                version=self.version,
+                started_at=host.started_at,
+                socket=str(host.socket_path),
+                metrics_url=host.metrics_url,
+                redis=host.bus.config.shown(),
+            ),
+            guilds=list(guilds),
+        )
+
+    async def publish(self, guild: str, topic: str, items: list[OutgoingItem]) -> list[int]:
+        """Publish; all items are stored when it returns."""
+        self._supervisor(guild)
+        messages = [self._message(guild, topic, item) for item in items]
+        await self._host.bus.publish(guild, [frame for message in messages for frame in frames_of(message)])
+        return [message.id for message in messages]
+
+    async def tail(self, guild: str, topics: list[str], start: str | None) -> AsyncIterator[bytes]:
+        """Counted as a subscription for as long as it is read."""
+        self._supervisor(guild)
+        names = topics or ["*"]
+        self._tails.update((guild, topic) for topic in names)
+        items = self._host.bus.tail(guild, topics, start)
+        try:
+            async for item in items:
+                yield item
+        finally:
+            self._tails.subtract((guild, topic) for topic in names)
+            await items.aclose()  # type: ignore[attr-defined]
+
+    async def stop(self) -> None:
+        """Begin an orderly stop."""
+        self._host.stop()
+
+    async def metrics(self) -> bytes:
+        """Prometheus text; raises :class:`BackendUnavailableError` when the exact counts cannot be read."""
+        published: dict[tuple[str, str], int] = {}
+        processed: dict[tuple[str, str, str, str], int] = {}
+        for guild, supervisor in self._host.supervisors.items():
+            names = {f"{guild}${record.spec.id}": record.spec.name for record in supervisor.agents.values()}
+            for count, value in (await self._host.bus.counts(guild)).items():
+                if count.kind == "published":
+                    published[guild, count.topic] = value
+                else:
+                    agent = names.get(count.client_id, count.client_id)
+                    processed[guild, count.topic, agent, count.outcome] = value
+        self._snapshot = MetricsSnapshot(
+            published=published,
+            processed=processed,
+            subscriptions=self._subscriptions(),
+            agent_up={(guild, r.spec.name): int(r.status == "running") for guild, r in self._records()},
+            agent_restarts={(guild, r.spec.name): r.restarts for guild, r in self._records()},
+        )
+        return render(self._collector.collect())
+
+    def _records(self) -> list[tuple[str, AgentRecord]]:
+        supervisors = self._host.supervisors.items()
+        return [(guild, record) for guild, supervisor in supervisors for record in supervisor.agents.values()]
+
+    def _subscriptions(self) -> dict[tuple[str, str], int]:
+        live: Counter[tuple[str, str]] = Counter(
+            (guild, topic) for guild, record in self._records() for topic in record.topics
+        )
+        return dict(live + self._tails)
+
+    def _supervisor(self, guild: str) -> GuildSupervisor:
+        if guild not in self._host.supervisors:
+            known = ", ".join(self._host.supervisors) or "none"
+            raise UnknownGuildError(f"no guild {guild!r} runs here (running: {known})")
+        return self._host.supervisors[guild]
+
+    def _message(self, guild: str, topic: str, item: OutgoingItem) -> Message:
+        new_id = self._host.generator.get_id(Priority.NORMAL if item.priority is None else Priority(item.priority))
+        thread = [item.thread, new_id.to_int()] if item.thread else []
+        with get_tracer().send(
+            topic, attributes={"rustic.guild.id": guild, "messaging.message.id": str(new_id)}
+        ) as span:
+            return Message(
+                new_id,
+                sender=SENDER,
+                topics=topic,
+                payload=item.payload,
+                format=item.format,
+                thread=thread,
+                traceparent=span.traceparent,
+            )
+
+    async def _guild_status(self, supervisor: GuildSupervisor) -> GuildStatus:
+        guild = supervisor.spec.id
+        handled, backlogs = await self._from_redis(supervisor)
+        agents = [
+            await self._agent_status(record, handled, backlogs, f"{guild}${record.spec.id}")
+            for record in supervisor.agents.values()
+        ]
+        mine = {topic: n for (owner, topic), n in self._subscriptions().items() if owner == guild and n}
+        return GuildStatus(
+            id=guild, name=supervisor.spec.name, status=supervisor.status, agents=agents, subscriptions=mine
+        )
+
+    async def _from_redis(self, supervisor: GuildSupervisor) -> tuple[Counts | None, list[Backlog] | None]:
+        topics = {topic for record in supervisor.agents.values() for topic in record.spec.subscribed_topics()}
+        topics |= {topic for record in supervisor.agents.values() for topic in record.topics}
+        try:
+            bus = self._host.bus
+            return await bus.counts(supervisor.spec.id), await bus.backlogs(supervisor.spec.id, sorted(topics))
+        except BackendUnavailableError as error:
+            log.warning("status_without_redis", guild=supervisor.spec.id, error=str(error))
+            return None, None
+
+    async def _agent_status(
+        self, record: AgentRecord, handled: Counts | None, backlogs: list[Backlog] | None, client_id: str
+    ) -> AgentStatus:
+        counted = None if handled is None else sum(n for count, n in handled.items() if count.client_id == client_id)
+        lag = None if backlogs is None else sum(b.entries for b in backlogs if b.client_id == client_id)
+        started = record.started_at
+        return AgentStatus(
+            id=record.spec.id,
+            name=record.spec.name,
+            status=record.status,
+            pid=record.pid,
+            restarts=record.restarts,
+            uptime_seconds=None if started is None else round(time.monotonic() - started, 3),
+            pss_bytes=await asyncio.to_thread(pss_bytes, record.pid) if record.pid else None,
+            handled=counted,
+            lag=lag,
+            reason=None if record.status == "running" else record.reason or record.error or None,
+        )

@@ -1,0 +1,32 @@
+"""Settings of the daemon: a command-line option, else ``RUSTIC_HOST_<NAME>`` in the environment, else the default."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DEFAULT_METRICS_PORT = 9464
+"""OpenTelemetry's default port of a Prometheus exporter (``OTEL_EXPORTER_PROMETHEUS_PORT``)."""
+
+
+class Settings(BaseSettings):
+    """Everything the daemon can be told; secrets are in ``redis_url`` alone, which is never shown."""
+
+    model_config = SettingsConfigDict(env_prefix="RUSTIC_HOST_", extra="ignore", hide_input_in_errors=True)
+
+    redis_url: str | None = Field(default=None, repr=False)
+    """Server to use; None starts one of our own."""
+    socket: Path | None = None
+    """Control socket; None means that the environment says (:func:`rustic_host.host.paths.find_socket`)."""
+    state_dir: Path | None = None
+    """Folder of what outlives the host; None means that the environment says."""
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """TCP port of ``/metrics`` on loopback; 0 is any free one; None tries 9464, and any free one when it is taken."""
+    log_format: Literal["json", "console"] | None = None
+    """None is ``console`` on a terminal and ``json`` elsewhere."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    durability: Literal["everysec", "fsync"] = "everysec"
+    """Of our own server; ``fsync`` makes it write through to disk before it answers."""
+    stop_grace_seconds: float = Field(default=10.0, gt=0)
+    """How long a worker may take to finish the message in hand."""

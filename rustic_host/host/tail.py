@@ -1,0 +1,142 @@
+"""Reading topics as they grow, without a group: what ``rustic-host tail`` sees.
+
+Pub/Sub is only the doorbell here: what is read comes from the logs, so a cut connection loses nothing.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from rustic_host.errors import BackendUnavailableError, UnknownPositionError
+from rustic_host.messaging import counts
+from rustic_host.messaging.redis import keys
+
+PAGE = 256
+MISSED_BELL_SECONDS = 5.0
+"""A half-open connection rings no bell; look anyway this often."""
+
+STARTED = b""
+"""First item: from here on nothing published is missed."""
+
+
+class Tail:
+    """One reader.
+
+    Args:
+        redis: a ``redis.asyncio.Redis`` that does not decode (its stubs cannot say so).
+        namespace: the guild.
+        topics: without namespace; none means all topics, also those that come into being meanwhile.
+        start: None (from now on), ``start`` (all that is stored), a log entry id or a message id to begin after.
+    """
+
+    def __init__(self, redis: Any, namespace: str, topics: Sequence[str], start: str | None) -> None:
+        self._redis, self._namespace = redis, namespace
+        self._all, self._start = not topics, start
+        self._position: dict[str, str] = dict.fromkeys(topics, "")
+        self._bell = asyncio.Event()
+
+    async def items(self) -> AsyncIterator[bytes]:
+        """Yield :data:`STARTED`, then the JSON of each message, oldest first within a topic.
+
+        Raises:
+            BackendUnavailableError: the server is away.
+        """
+        ringing = asyncio.create_task(self._listen())
+        try:
+            await self._rung(ringing)
+            await self._begin()
+            yield STARTED
+            while True:
+                self._bell.clear()
+                while bodies := await self._read():
+                    for body in bodies:
+                        yield body
+                await self._rung(ringing)
+        except (RedisError, OSError) as error:
+            raise BackendUnavailableError(f"tail of {self._namespace}: {error}") from error
+        finally:
+            ringing.cancel()
+            await asyncio.gather(ringing, return_exceptions=True)
+
+    async def _rung(self, ringing: asyncio.Task[None]) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._bell.wait(), MISSED_BELL_SECONDS)
+        if ringing.done():
+            ringing.result()
+
+    async def _listen(self) -> None:
+        """Ring at each notification; also once when the subscription is in force."""
+        pubsub = self._redis.pubsub()
+        try:
+            await pubsub.psubscribe(f"{_escaped(self._namespace)}:*")
+            async for _ in pubsub.listen():
+                self._bell.set()
+        finally:
+            self._bell.set()
+            await pubsub.aclose()
+
+    async def _begin(self) -> None:
+        if self._all:
+            self._position = dict.fromkeys(await self._known_topics(), "")
+        for topic in self._position:
+            self._position[topic] = await self._first_position(topic)
+
+    async def _first_position(self, topic: str) -> str:
+        if self._start is None:
+            return await self._last_id(topic)
+        if self._start == "start":
+            return "0"
+        if self._start.isdecimal():
+            return await self._after_message(topic, int(self._start))
+        if all(part.isdecimal() for part in self._start.split("-", 1)):
+            return self._start
+        raise UnknownPositionError(f"--from takes start, a message id or a log entry id, not {self._start!r}")
+
+    async def _last_id(self, topic: str) -> str:
+        newest = await self._redis.xrevrange(self._log(topic), count=1)
+        return newest[0][0].decode() if newest else "0"
+
+    async def _after_message(self, topic: str, message_id: int) -> str:
+        """Entry of the message, found from the newest backwards; the topic's end when it is not there."""
+        wanted, last = f'"id":{message_id},'.encode(), "+"
+        end = await self._last_id(topic)
+        while page := await self._redis.xrevrange(self._log(topic), max=last, count=PAGE):
+            for entry_id, fields in page:
+                if wanted in fields[b"m"]:
+                    return str(entry_id.decode())
+            last = f"({page[-1][0].decode()}"
+        return end
+
+    async def _read(self) -> list[bytes]:
+        if self._all:
+            for topic in await self._known_topics():
+                self._position.setdefault(topic, "0")
+        if not self._position:
+            return []
+        streams: dict[Any, Any] = {self._log(topic): at for topic, at in self._position.items()}
+        names = {self._log(topic).encode(): topic for topic in self._position}
+        rows: list[tuple[tuple[int, ...], bytes]] = []
+        for log, entries in await self._redis.xread(streams, count=PAGE):
+            self._position[names[log]] = entries[-1][0].decode()
+            rows += ((_arrival(entry_id), fields[b"m"]) for entry_id, fields in entries)
+        return [body for _, body in sorted(rows)]
+
+    async def _known_topics(self) -> list[str]:
+        names = await self._redis.hkeys(keys.counts_key(self._namespace))
+        parsed = [counts.parse(name) for name in names]
+        return sorted({count.topic for count in parsed if count is not None and count.kind == "published"})
+
+    def _log(self, topic: str) -> str:
+        return keys.topic_keys(self._namespace, topic).log
+
+
+def _arrival(entry_id: bytes) -> tuple[int, ...]:
+    return tuple(int(part) for part in entry_id.split(b"-"))
+
+
+def _escaped(namespace: str) -> str:
+    """A namespace as a literal part of a pattern."""
+    return "".join(f"\\{c}" if c in "*?[]^\\" else c for c in namespace)

@@ -1,0 +1,51 @@
+"""What the routes need of a host. The daemon implements it; tests have a fake."""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from rustic_host.web.models import HostStatus, OutgoingItem
+
+
+class HostInterface(Protocol):
+    """A host as the routes see it. Every method may raise any ``RusticHostError``; the caller gets its message."""
+
+    @property
+    def pid(self) -> int:
+        """Process id of the daemon."""
+
+    @property
+    def version(self) -> str:
+        """Version of the package that runs."""
+
+    async def status(self) -> HostStatus:
+        """Return the present state of the host, its guilds and their agents."""
+
+    async def publish(self, guild: str, topic: str, items: list[OutgoingItem]) -> list[int]:
+        """Publish ``items`` in their order and return their ids.
+
+        Raises:
+            UnknownGuildError: no such guild runs here.
+        """
+
+    def tail(self, guild: str, topics: list[str], start: str | None) -> AsyncIterator[bytes]:
+        """Return an iterator over the messages of ``topics`` (none named: all topics of the guild), as stored.
+
+        An empty item says "reading has begun"; it is not passed on, but the head of the answer goes out with the first
+        item of any kind, so give one as soon as nothing published from now on can be missed. The iterator is closed
+        (``aclose``) when the client goes away, also while it waits.
+
+        Args:
+            guild: id of the guild.
+            topics: names of topics, without the guild's namespace.
+            start: ``None`` for what comes from now on, ``start`` for everything stored, or a message or entry id to
+                begin after.
+
+        Raises:
+            UnknownGuildError: no such guild runs here (now or at the first item).
+        """
+
+    async def stop(self) -> None:
+        """Begin an orderly stop of the host and return without waiting for its end."""
+
+    async def metrics(self) -> bytes:
+        """Return the metrics as Prometheus text."""

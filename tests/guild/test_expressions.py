@@ -1,0 +1,138 @@
+import threading
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rustic_host.errors import RoutingError
+from rustic_host.guild import expressions
+from rustic_host.guild.expressions import JsonataExpression, Limits, compile_expression, evaluate
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+RECURSION = "($f := function($n){$n <= 0 ? 0 : 1 + $f($n - 1)}; $f(n))"
+
+
+@given(st.dictionaries(st.text(min_size=1), JSON, min_size=1, max_size=4))
+def test_the_whole_input_comes_back_equal_and_is_not_shared(data: dict[str, Any]) -> None:
+    result = evaluate("jsonata", "$", data)
+    assert result == data
+    assert result is not data
+
+
+def test_results_are_plain_json() -> None:
+    data = {"rows": [{"a": 1}, {"a": None}], "big": 9741187340834975751}
+    result = evaluate("jsonata", '{"all": rows.a, "none": null, "gone": nothing, "big": big, "n": [1..3]}', data)
+    assert result == {"all": [1, None], "none": None, "big": 9741187340834975751, "n": [1, 2, 3]}
+    assert type(result["all"]) is list
+    assert evaluate("jsonata", "rows", data) == data["rows"]
+    assert evaluate("jsonata", "rows", data)[0] is not data["rows"][0]  # type: ignore[index]
+    assert evaluate("jsonata", "nothing", data) is None
+
+
+def test_a_transform_does_not_change_its_input() -> None:
+    data = {"a": {"n": 1}}
+    assert evaluate("jsonata", "$ ~> |a|{'n': 2}|", data) == {"a": {"n": 2}}
+    assert data == {"a": {"n": 1}}
+
+
+def test_each_text_is_compiled_once() -> None:
+    assert compile_expression("jsonata", "a.b.c") is compile_expression("jsonata", "a.b.c")
+
+
+def test_time_is_that_of_the_evaluation_also_after_others_were_compiled_and_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1_000_000]
+    monkeypatch.setattr("jsonata.timebox.Timebox.current_milli_time", lambda: now[0])
+    clock, other = JsonataExpression("[$millis(), $now()]"), JsonataExpression("1")
+    first = clock.evaluate({})
+    assert first == [1_000_000, "1970-01-01T00:16:40.000Z"]
+    # Far more than the time limit later: the limit is of one run, not of the compiled expression's age.
+    now[0] += 3_600_000
+    other.evaluate({})
+    assert clock.evaluate({})[0] == 4_600_000
+
+
+def test_one_expression_runs_in_several_threads_at_once() -> None:
+    expression = JsonataExpression("$sum($map(rows, function($v){$v * n}))")
+    wrong: list[Any] = []
+
+    def work(n: int) -> None:
+        for _ in range(50):
+            result = expression.evaluate({"rows": [1, 2, 3], "n": n})
+            if result != 6 * n:
+                wrong.append(result)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in (1, 10, 100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_an_endless_expression_is_stopped() -> None:
+    expression = JsonataExpression("($f := function($n){$f($n + 1)}; $f(0))", Limits(milliseconds=50))
+    started = time.monotonic()
+    with pytest.raises(RoutingError, match="timeout after 50"):
+        expression.evaluate({})
+    assert time.monotonic() - started < 5
+
+
+def test_too_deep_an_expression_is_stopped_and_works_again_after_that() -> None:
+    expression = JsonataExpression(RECURSION, Limits(depth=100))
+    with pytest.raises(RoutingError, match="Stack overflow"):
+        expression.evaluate({"n": 1000})
+    assert expression.evaluate({"n": 5}) == 5
+
+
+def test_the_default_depth_holds_a_long_chain() -> None:
+    chain = " & ".join(['"a"'] * 300)
+    assert evaluate("jsonata", chain, {}) == "a" * 300
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("1 +", r"not a JSONata expression: .*S0207 at character 3"),
+        ("", "not a JSONata expression"),
+        ("(" * 20_000 + "1" + ")" * 20_000, "nested too deeply"),
+        ("'" + "x" * 70_000 + "'", "an expression of 70002 characters"),
+    ],
+)
+def test_what_cannot_be_compiled_says_why(source: str, reason: str) -> None:
+    with pytest.raises(RoutingError, match=reason):
+        compile_expression("jsonata", source)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("x > 'a'", "same data type"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("$error('no such order')", "no such order"),
+        ("$sum", "a function, not a JSON value"),
+        ("{'f': function($x){$x}}", "function"),
+        ("$power(10, 400)", "JSONata failed"),
+    ],
+)
+def test_what_fails_says_why(source: str, reason: str) -> None:
+    with pytest.raises(RoutingError, match=reason):
+        evaluate("jsonata", source, {"x": 1})
+
+
+def test_an_unknown_language_names_the_known_ones() -> None:
+    with pytest.raises(RoutingError, match=r"no expression language 'cel' here; there is jsonata"):
+        evaluate("cel", "a", {})
+
+
+def test_infinite_numbers_are_refused() -> None:
+    with pytest.raises(RoutingError, match="JSON cannot hold"):
+        expressions.plain_json({"x": [float("inf")]})
