@@ -14,7 +14,7 @@ from rustic_host.cli.output import printable
 from rustic_host.errors import RusticHostError
 
 #: The commands; each is the click command of its own name in the module of its own name in this package.
-COMMANDS = ("start", "check", "status", "send", "tail", "stop")
+COMMANDS = ("start", "check", "status", "send", "tail", "stop", "demo")
 
 # 128 + SIGINT, as a shell says it.
 _EXIT_INTERRUPTED = 130
