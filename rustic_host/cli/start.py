@@ -18,7 +18,11 @@ from rustic_host.errors import ConfigError
 @click.option("--state-dir", metavar="DIR", type=click.Path(path_type=Path), help="What outlives the host lies here.")
 @click.option("--metrics-port", metavar="PORT", type=click.IntRange(0, 65535), help="Of /metrics; 0 is any free one.")
 @click.option("--log-format", type=click.Choice(["json", "console"]), help="[default: console on a terminal]")
-@click.option("--log-level", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), help="[default: INFO]")
+@click.option(
+    "--log-level",
+    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]),
+    help="[default: INFO; WARNING on a terminal]",
+)
 @socket_option
 def start(specs: tuple[Path, ...], **options: Any) -> None:
     """Run the guilds of SPEC... until stopped (Ctrl-C, SIGTERM or `rustic-host stop`).
@@ -34,6 +38,7 @@ def start(specs: tuple[Path, ...], **options: Any) -> None:
 
     settings = _settings({name: value for name, value in options.items() if value is not None})
     settings.log_format = settings.log_format or default_format(sys.stderr)
+    settings.log_level = settings.log_level or ("WARNING" if sys.stderr.isatty() else "INFO")
     configure_logging(format=settings.log_format, level=settings.log_level)
     guilds = [(load_guild(path), path.resolve().parent) for path in specs]
     _refuse_twins([spec.id for spec, _ in guilds])

@@ -21,6 +21,7 @@ import threading
 from typing import Any, NoReturn
 
 from rustic_host.execution.process import default_signals, die_with_parent
+from rustic_host.telemetry.tracing import preload_tracing
 
 MAX_DATAGRAM = 1 << 16
 
@@ -39,6 +40,7 @@ class Zygote:
         request, _ = self._receive()
         sys.path[:0] = request["search"]
         importlib.import_module("rustic_host.execution.worker")
+        preload_tracing(os.environ)
         failed, blame = {}, None
         for name in request["modules"]:
             try:

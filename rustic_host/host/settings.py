@@ -25,7 +25,8 @@ class Settings(BaseSettings):
     """TCP port of ``/metrics`` on loopback; 0 is any free one; None tries 9464, and any free one when it is taken."""
     log_format: Literal["json", "console"] | None = None
     """None is ``console`` on a terminal and ``json`` elsewhere."""
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] | None = None
+    """None is ``WARNING`` on a terminal, where what happens is said in words, and ``INFO`` elsewhere."""
     durability: Literal["everysec", "fsync"] = "everysec"
     """Of our own server; ``fsync`` makes it write through to disk before it answers."""
     stop_grace_seconds: float = Field(default=10.0, gt=0)

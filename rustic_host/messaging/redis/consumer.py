@@ -91,6 +91,8 @@ class Consumer:
             BackendUnavailableError, BackendRefusedError: as :class:`~rustic_host.messaging.redis.link.Link`.
         """
         self._link.connect()
+        # Known beforehand, else the first commit would wait for the blocked read that is sent with it.
+        self._link.call("SCRIPT", "LOAD", COMMIT.body)
         connection = self._link.call("CLIENT", "ID")
         mode = "keep" if self._claimed else "take"
         former = self._checked(self._link.run(CLAIM, [self._client_key], [self._token, connection, mode]))
@@ -192,7 +194,8 @@ class Consumer:
                 self._link.close()  # the read's reply is still under way
                 raise
             entries = self._entries(self._read_reply())
-            self.commit(results)
+            if self.connected:
+                self.commit(results)
             return entries
         try:
             self._committed(reply, results)
