@@ -13,19 +13,20 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import blake2b
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from rustic_host.execution import MultiProcessExecutionEngine
 from rustic_host.guild.dsl import AgentSpec, GuildSpec
 from rustic_host.messaging import AgentTag, GemstoneGenerator, Message, MessagingConfig
-from rustic_host.messaging.delivery import DIGEST_BYTES, Frame, Result, frames_of
+from rustic_host.messaging.delivery import Frame, frames_of
 from rustic_host.messaging.embedded import EmbeddedServer
 from rustic_host.messaging.redis import keys
 from rustic_host.messaging.redis.config import RedisBackendConfig
-from rustic_host.messaging.redis.consumer import Consumer
+from rustic_host.messaging.redis.consumer import BATCH_ENTRIES
 from rustic_host.messaging.redis.link import Link
 from rustic_host.messaging.redis.publisher import Publisher
 
@@ -36,9 +37,7 @@ TOPIC, AGENT = "work", "echo"
 def server(binary: str | None) -> Iterator[RedisBackendConfig]:
     """A server of our own, gone afterwards with its folder."""
     folder = Path(tempfile.mkdtemp(prefix="rustic-bench-"))
-    if binary:
-        EmbeddedServer.__init__.__globals__["find_binary"] = lambda: Path(shutil.which(binary) or binary)
-    own = EmbeddedServer(folder / "valkey", folder)
+    own = EmbeddedServer(folder / "valkey", folder, binary=binary and Path(shutil.which(binary) or binary))
     own.start()
     try:
         yield RedisBackendConfig(unix_socket_path=own.socket)
@@ -105,27 +104,40 @@ def agent_rate(config: RedisBackendConfig, namespace: str, messages: int, payloa
 
 
 def bare_rate(config: RedisBackendConfig, namespace: str, messages: int, payload: int) -> float:
-    """Messages a second of the reads, commits and writes alone."""
+    """Messages a second of the reads, commits and writes alone: redis-py's connection and the commit script.
+
+    The answer to each message is its own bytes, stored on another topic; commit and next read go in one write.
+    """
     load(config, namespace, messages, payload)
-    consumer = Consumer(config, namespace, "bare")
-    consumer.open([TOPIC])
-    consumer.load_state()
+    connection: Any = config.pool().make_connection()
+    connection.connect()
+    log, group = keys.topic_keys(namespace, TOPIC).log, "bare"
+    client = keys.client_key(namespace, group)
+    script = resources.files("rustic_host.messaging.redis").joinpath("lua", "commit.lua").read_text()
+    setup = [("HSET", client, "token", "t"), ("XGROUP", "CREATE", log, group, "0"), ("SCRIPT", "LOAD", script)]
+    connection.send_packed_command(connection.pack_commands(setup))
+    *_, sha = (connection.read_response() for _ in setup)
+    read = ("XREADGROUP", "GROUP", group, "c", "COUNT", BATCH_ENTRIES, "BLOCK", 5000, "STREAMS", log, ">")
     started, done = time.perf_counter(), 0
-    results: Sequence[Result] = []
-    while done < messages:
-        entries = consumer.read(results)
-        results = [Result(entry, "ok", [_answer(entry.body or b"", done + i)]) for i, entry in enumerate(entries)]
-        done += len(entries)
-    consumer.commit(results)
-    elapsed = time.perf_counter() - started
-    consumer.close()
-    return messages / elapsed
-
-
-def _answer(body: bytes, number: int) -> Frame:
-    """The bytes that came, as a copy for another topic: no parsing, no handling."""
-    digest = blake2b(number.to_bytes(8, "big"), digest_size=DIGEST_BYTES).digest()
-    return Frame("answers", number, 1_700_000_000_000, body, digest)
+    connection.send_packed_command(connection.pack_commands([read]))
+    while True:
+        entries = connection.read_response()[0][1]
+        script_keys = [client, keys.counts_key(namespace), keys.state_key(namespace, group), log]
+        args: list[object] = ["t", group, 3600, 1, len(entries), 1, "", ""]
+        for entry, _ in entries:
+            args += (1, entry)
+        args += ("processed", len(entries))
+        for _, (_, body) in entries:
+            done += 1
+            script_keys += (*keys.topic_keys(namespace, "answers"), keys.message_key(namespace, done))
+            args += (1_700_000_000_000, done.to_bytes(12, "big"), body, "published")
+        commands = [("EVALSHA", sha, len(script_keys), *script_keys, *args)] + [read] * (done < messages)
+        connection.send_packed_command(connection.pack_commands(commands))
+        if connection.read_response()[0] != 1:
+            raise SystemExit("the bare script's commit was refused")
+        if done >= messages:
+            connection.disconnect()
+            return messages / (time.perf_counter() - started)
 
 
 def main() -> None:

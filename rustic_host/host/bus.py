@@ -23,6 +23,8 @@ from rustic_host.messaging.redis.publisher import Publisher
 SAFE_POLICIES = ("noeviction", "volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl")
 """Any ``allkeys-*`` policy evicts logs and state (attacks, A8)."""
 
+ANSWER_SECONDS = 3.0
+
 Counts = dict[counts.Count, int]
 
 
@@ -125,8 +127,10 @@ class HostBus:
             )
 
     async def _ask(self, awaitable: Any) -> Any:
+        """A reply within :data:`ANSWER_SECONDS`: the control API must answer also when the server does not."""
         try:
-            return await awaitable
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await awaitable
         except (RedisError, OSError) as error:
             raise BackendUnavailableError(f"{self.config.shown()}: {error}") from error
 

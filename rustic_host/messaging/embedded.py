@@ -54,14 +54,17 @@ class EmbeddedServer:
         folder: ``<state folder>/valkey``; made when missing, held with a lock against a second host.
         runtime: where the socket goes when its path in ``folder`` would be too long.
         durability: ``everysec`` (a machine's crash loses up to about two seconds) or ``always``.
+        binary: the server's; None finds one.
     """
 
-    def __init__(self, folder: Path, runtime: Path, *, durability: str = "everysec") -> None:
+    def __init__(
+        self, folder: Path, runtime: Path, *, durability: str = "everysec", binary: Path | None = None
+    ) -> None:
         self.folder = folder
         self.socket = _socket_path(folder, runtime)
         self.pid: int | None = None
         self.adopted = False
-        self._durability = durability
+        self._durability, self._binary = durability, binary
         self._process: subprocess.Popen[bytes] | None = None
         self._lock_fd: int | None = None
 
@@ -138,7 +141,7 @@ class EmbeddedServer:
         self.socket.unlink(missing_ok=True)
         self.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         command = [
-            str(find_binary()),
+            str(self._binary or find_binary()),
             *("--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "600"),
             *("--dir", str(self.folder), "--logfile", str(self.folder / "valkey.log"), "--daemonize", "no"),
             *("--appendonly", "yes", "--appendfsync", self._durability, "--save", ""),
