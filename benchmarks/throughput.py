@@ -37,7 +37,7 @@ TOPIC, AGENT = "work", "echo"
 def server(binary: str | None) -> Iterator[RedisBackendConfig]:
     """A server of our own, gone afterwards with its folder."""
     folder = Path(tempfile.mkdtemp(prefix="rustic-bench-"))
-    own = EmbeddedServer(folder / "valkey", folder, binary=binary and Path(shutil.which(binary) or binary))
+    own = EmbeddedServer(folder / "valkey", folder, binary=Path(shutil.which(binary) or binary) if binary else None)
     own.start()
     try:
         yield RedisBackendConfig(unix_socket_path=own.socket)

@@ -6,7 +6,7 @@ the values bound to the process (guild, agent) or to the current context, the id
 
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -53,8 +53,12 @@ def configure_logging(*, format: LogFormat, level: str = "INFO", stream: TextIO 
     root = logging.getLogger()
     root.setLevel(level.upper())
     root.handlers = [other for other in root.handlers if not isinstance(other, _Handler)] + [handler]
+    _configure_structlog([structlog.stdlib.ProcessorFormatter.wrap_for_formatter])
+
+
+def _configure_structlog(last: Sequence[Processor]) -> None:
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[structlog.stdlib.filter_by_level, *_SHARED, *last],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         # A logger cached in the zygote would go on logging as the zygote in every worker forked from it.
@@ -63,7 +67,13 @@ def configure_logging(*, format: LogFormat, level: str = "INFO", stream: TextIO 
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """Return the logger of a module; events are words in snake_case, everything else is keyword values."""
+    """Return the logger of a module; events are words in snake_case, everything else is keyword values.
+
+    In a program that configured nothing the standard library's rules hold (warnings and worse, to stderr). structlog's
+    own default would print tracebacks with the values of all locals, passwords among them.
+    """
+    if not structlog.is_configured():
+        _configure_structlog([structlog.processors.format_exc_info, _redact, structlog.processors.KeyValueRenderer()])
     return structlog.stdlib.get_logger(name)
 
 

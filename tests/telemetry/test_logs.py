@@ -1,6 +1,8 @@
 import io
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -139,3 +141,22 @@ def test_the_default_format_follows_the_stream() -> None:
 
     assert default_format(io.StringIO()) == "json"
     assert default_format(Terminal()) == "console"
+
+
+def test_an_unconfigured_program_sees_warnings_without_locals_or_secrets() -> None:
+    program = """
+import logging
+from rustic_host.telemetry.logs import get_logger
+log = get_logger("mine")
+log.info("quiet")
+try:
+    hidden = "hunter2"
+    raise ValueError("broken")
+except ValueError:
+    log.exception("loud", url="redis://user:hunter2@host/0")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "loud" in done.stderr
+    assert "ValueError: broken" in done.stderr
+    assert "quiet" not in done.stderr
+    assert "hunter2" not in done.stderr.replace('hidden = "hunter2"', "")
