@@ -29,6 +29,10 @@ class SpecNotFoundError(SpecError):
     exit_code = 66
 
 
+class BuilderError(SpecError, ValueError):
+    """A builder has not been given what a spec needs, or was given what none can hold."""
+
+
 class MessageError(RusticHostError, ValueError):
     """A message breaks the wire format."""
 
@@ -65,6 +69,10 @@ class GroupLostError(MessagingError):
 
 class CommitRefusedError(MessagingError):
     """A commit changed nothing because what it rests on is no longer so; read pending messages again."""
+
+
+class CommitImpossibleError(CommitRefusedError):
+    """A commit changed nothing, and trying again will not help: a key that it would write is of a wrong type."""
 
 
 class AgentError(RusticHostError):

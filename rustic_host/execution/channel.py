@@ -1,7 +1,9 @@
-"""Lines of JSON over a socket pair: how host, zygote and workers talk. No pickle crosses a process boundary."""
+"""Lines of JSON over a socket pair: how host and workers talk. No pickle crosses a process boundary."""
 
 import json
 import socket
+import threading
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +17,7 @@ class LineBuffer:
     """Cuts a byte stream into JSON objects."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
 
     def feed(self, data: bytes) -> Iterator[JsonObject]:
         """Objects whose lines are complete now.
@@ -23,26 +25,32 @@ class LineBuffer:
         Raises:
             ValueError: a line is no JSON object, or longer than :data:`MAX_LINE_BYTES`.
         """
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > MAX_LINE_BYTES:
+        old = len(self._rest)
+        self._rest += data
+        end = self._rest.rfind(b"\n", old) + 1  # only in what is new: a long line comes in many pieces
+        lines = bytes(self._rest[:end]).split(b"\n")[:-1]
+        del self._rest[:end]
+        if max(map(len, [*lines, self._rest])) > MAX_LINE_BYTES:
             raise ValueError(f"line longer than {MAX_LINE_BYTES} bytes")
-        for line in lines:
-            parsed = json.loads(line)
-            if not isinstance(parsed, dict):
-                raise ValueError(f"no JSON object: {line[:80]!r}")
-            yield parsed
+        return map(_parsed, lines)
 
 
 class Channel:
-    """One end of the pair, blocking: what zygote and workers use."""
+    """One end of the pair, blocking: what workers use. Any thread may send, one may receive."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self._sending = threading.Lock()
         self._buffer = LineBuffer()
-        self._ready: list[JsonObject] = []
+        self._ready: deque[JsonObject] = deque()
+
+    @property
+    def buffered(self) -> bool:
+        """Whether :meth:`receive` has an object in hand already, of which ``poll`` knows nothing."""
+        return bool(self._ready)
 
     def fileno(self) -> int:
-        """For ``poll``."""
+        """For ``poll``; see :attr:`buffered`."""
         return self._socket.fileno()
 
     def send(self, kind: str, **fields: Any) -> None:
@@ -51,10 +59,16 @@ class Channel:
         Raises:
             OSError: the other side is gone.
         """
-        self._socket.sendall(encoded(kind, **fields))
+        line = encoded(kind, **fields)
+        with self._sending:  # a long line is written in pieces, and two threads' pieces must not mix
+            self._socket.sendall(line)
 
     def receive(self) -> JsonObject | None:
-        """The next object, waiting for it; None when the other side is gone."""
+        """The next object, waiting for it; None when the other side is gone.
+
+        Raises:
+            ValueError: what came is no line of ours.
+        """
         while not self._ready:
             try:
                 data = self._socket.recv(1 << 16)
@@ -63,7 +77,7 @@ class Channel:
             if not data:
                 return None
             self._ready += self._buffer.feed(data)
-        return self._ready.pop(0)
+        return self._ready.popleft()
 
     def close(self) -> None:
         """Close this end."""
@@ -71,5 +85,25 @@ class Channel:
 
 
 def encoded(kind: str, **fields: Any) -> bytes:
-    """One line."""
-    return json.dumps({"kind": kind, **fields}, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    """One line.
+
+    Raises:
+        ValueError: longer than :data:`MAX_LINE_BYTES`.
+        TypeError: a field is nothing that JSON knows.
+    """
+    text = json.dumps({"kind": kind, **fields}, ensure_ascii=False, separators=(",", ":"))
+    # File names that are no UTF-8 are lone surrogates in Python; written with a backslash they are valid JSON.
+    line = text.encode(errors="backslashreplace") + b"\n"
+    if len(line) > MAX_LINE_BYTES:
+        raise ValueError(f"{kind} of {len(line)} bytes; at most {MAX_LINE_BYTES} can be sent")
+    return line
+
+
+def _parsed(line: bytes) -> JsonObject:
+    try:
+        parsed = json.loads(line)
+    except RecursionError as error:
+        raise ValueError(f"nested too deeply: {line[:80]!r}") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"no JSON object: {line[:80]!r}")
+    return parsed

@@ -1,5 +1,6 @@
 """The host's side of one zygote: starts it, asks it for workers, hears of their ends."""
 
+import contextlib
 import json
 import os
 import select
@@ -10,17 +11,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from rustic_host.errors import ExecutionError
+from rustic_host.execution.process import kill_session
 from rustic_host.execution.zygote import MAX_DATAGRAM
 from rustic_host.telemetry.logs import get_logger
 
 LOAD_SECONDS = 120.0
-"""How long a zygote may take to import what the agents need."""
+"""How long a zygote may take over one module."""
+
+CLOSE_SECONDS = 5.0
+"""How long a zygote that was told to end may take before it is killed."""
 
 log = get_logger(__name__)
 
 
 class Nursery:
-    """One zygote. When its imports leave threads behind, or end it, it is started again without the agents' modules.
+    """One zygote. When a module leaves a thread behind, or ends the zygote, that is started again without the module.
 
     A worker then imports its agent's module itself, after the fork: slower, and safe.
 
@@ -33,24 +38,23 @@ class Nursery:
         self._search, self._modules = list(search), list(dict.fromkeys(modules))
         self._process: subprocess.Popen[bytes]
         self._socket: socket.socket
-        self.warnings: list[str] = []
+        self._running = False
+        self._aborted, self._abort_in = os.pipe2(os.O_CLOEXEC)
 
     def start(self) -> None:
-        """Start the zygote; returns when it has imported everything.
+        """Start the zygote; returns when it has imported everything. :meth:`close` is due also when it raises.
 
         Raises:
-            ExecutionError: it does not come up even without the agents' modules.
+            ExecutionError: it does not come up even without the agents' modules, or :meth:`abort` was called.
         """
         modules = list(self._modules)
         while True:
-            self._spawn(modules)
-            answer = self._loaded()
-            if answer is not None and answer["kind"] == "loaded":
+            self._spawn()
+            culprit = self._load(modules)
+            if culprit is None:
                 return
-            self.close()
-            if not modules:
-                raise ExecutionError(f"the zygote does not start (exit code {self._process.returncode})")
-            modules = self._without_culprit(modules, answer)
+            self._end()
+            modules.remove(culprit)
 
     @property
     def pid(self) -> int:
@@ -61,7 +65,11 @@ class Nursery:
         """For ``poll``: readable when :meth:`receive` has something."""
         return self._socket.fileno()
 
-    def fork(self, key: str, channel: socket.socket) -> None:
+    def abort(self) -> None:
+        """Have :meth:`start` give up, if it is still at it; any thread may call it, once, before :meth:`close`."""
+        os.write(self._abort_in, b"a")
+
+    def fork(self, key: int, channel: socket.socket) -> None:
         """Ask for a worker that talks on ``channel`` (the caller still closes its copy).
 
         Raises:
@@ -72,10 +80,10 @@ class Nursery:
         except OSError as error:
             raise ExecutionError(f"the zygote is gone: {error}") from error
 
-    def kill(self, pid: int, signal: int) -> None:
-        """Send a signal to a worker's process group, if it is still there."""
+    def kill(self, key: int) -> None:
+        """Kill a worker and its process group, if it is still there."""
         try:
-            self._socket.send(json.dumps({"kill": pid, "signal": int(signal)}).encode())
+            self._send({"kill": key})
         except OSError as error:
             log.warning("zygote_gone", error=str(error))  # and its workers with it
 
@@ -88,42 +96,88 @@ class Nursery:
         return json.loads(data) if data else None
 
     def close(self) -> None:
-        """End the zygote, and with it every worker that is still there."""
-        self._socket.close()
-        self._process.wait()
+        """End the zygote, and with it every worker that is still there, and what they started."""
+        self._end()
+        os.close(self._aborted)
+        os.close(self._abort_in)
 
-    def _spawn(self, modules: Sequence[str]) -> None:
+    def _spawn(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            command = [
-                sys.executable,
-                "-P",
-                "-m",
-                "rustic_host.execution",
-                str(theirs.fileno()),
-                str(os.getpid()),
-            ]
+        command = [sys.executable, "-P", "-m", "rustic_host.execution", str(theirs.fileno()), str(os.getpid())]
+        try:
             # A session of its own: Ctrl-C in the terminal is for the host.
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
             )
-        self._socket = ours
-        ours.send(json.dumps({"search": self._search, "modules": list(modules)}).encode())
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._socket, self._running = ours, True
 
-    def _loaded(self) -> dict[str, Any] | None:
+    def _end(self) -> None:
+        if not self._running:
+            return
+        self._running = False
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # closing is not enough where a fork of this process has a copy
+        self._socket.close()
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # somebody here reaps children that are ours
+            self._await_end()
+            kill_session(self._process.pid)
+        self._process.wait()
+
+    def _await_end(self) -> None:
+        pidfd = os.pidfd_open(self._process.pid)
+        try:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            if not poll.poll(CLOSE_SECONDS * 1000):
+                log.warning("zygote_killed", pid=self._process.pid)
+                self._process.kill()
+                poll.poll()
+        finally:
+            os.close(pidfd)
+
+    def _load(self, modules: Sequence[str]) -> str | None:
+        """Have the zygote import; returns the module that it must do without, None when it is ready."""
+        self._must({"search": self._search})
+        for name in modules:
+            answer = self._ask({"import": name})
+            if answer is None:
+                log.warning("preload_failed", module=name, consequence="the worker imports it")
+                return name
+            if answer["kind"] == "unsafe":
+                log.warning("fork_unsafe_module", module=name, threads=answer["threads"])
+                return name
+            if answer["kind"] == "not_loaded":
+                log.warning("module_not_preloaded", module=name, error=answer["error"])
+        self._must({"freeze": True})
+        return None
+
+    def _must(self, request: dict[str, Any]) -> None:
+        if self._ask(request) is None:
+            self._end()
+            raise ExecutionError(f"the zygote does not start (exit code {self._process.returncode})")
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """The zygote's answer; None when it died, or hangs and was killed."""
+        try:
+            self._send(request)
+        except OSError as error:
+            log.warning("zygote_gone", error=str(error))
+            return None
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
-        if not poll.poll(LOAD_SECONDS * 1000):
-            self._process.kill()
-            return None
-        answer = self.receive()
-        for name, error in (answer or {}).get("failed", {}).items():
-            log.warning("module_not_preloaded", module=name, error=error)
-        return answer
+        poll.register(self._aborted, select.POLLIN)
+        ready = [fd for fd, _ in poll.poll(LOAD_SECONDS * 1000)]
+        if self._socket.fileno() in ready:
+            return self.receive()
+        self._process.kill()
+        if ready:
+            raise ExecutionError("the engine was shut down while the zygote was importing")
+        return None
 
-    def _without_culprit(self, modules: list[str], answer: dict[str, Any] | None) -> list[str]:
-        if answer is None:
-            log.warning("preload_failed", modules=modules, consequence="each worker imports its own agent")
-            return []
-        log.warning("fork_unsafe_module", module=answer["module"], threads=answer["threads"])
-        return [name for name in modules if name != answer["module"]]
+    def _send(self, request: dict[str, Any]) -> None:
+        self._socket.send(json.dumps(request).encode())

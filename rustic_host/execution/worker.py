@@ -25,7 +25,7 @@ from rustic_host.errors import (
 from rustic_host.execution.channel import Channel, JsonObject
 from rustic_host.execution.exit_codes import WorkerExit
 from rustic_host.execution.wrapper import AgentWrapper
-from rustic_host.guild.dsl import GuildSpec
+from rustic_host.guild.dsl import AgentSpec, GuildSpec
 from rustic_host.messaging import MessagingConfig
 from rustic_host.messaging.redis.slots import Slot
 from rustic_host.telemetry.logs import configure_logging, get_logger
@@ -36,6 +36,9 @@ REPORT_SECONDS = 1.0
 
 TRACE_FLUSH_SECONDS = 2.0
 """How long a leaving worker tries to deliver its last spans."""
+
+MAX_REASON = 16384
+"""Characters of an error, and of its traceback, that the host is told; some validation errors quote whole inputs."""
 
 log = get_logger(__name__)
 
@@ -53,16 +56,14 @@ class Worker:
 
     Args:
         channel: to the host.
-        order: what to run: ``guild`` (spec), ``agent`` (id), ``messaging``, ``slot``.
+        order: what to run: ``guild`` (spec), ``agent`` (spec), ``messaging``, ``slot``.
     """
 
     def __init__(self, channel: Channel, order: JsonObject) -> None:
         self._channel = channel
-        guild = GuildSpec.model_validate(order["guild"])
-        agent = next(agent for agent in guild.agents if agent.id == order["agent"])
         self._wrapper = AgentWrapper(
-            guild,
-            agent,
+            GuildSpec.model_validate(order["guild"]),
+            AgentSpec.model_validate(order["agent"]),
             MessagingConfig.model_validate(order["messaging"]),
             Slot(**order["slot"]).generator(),
         )
@@ -83,10 +84,10 @@ class Worker:
                 return WorkerExit.ORDERLY
             return self._serve()
         except RusticHostError as error:
-            return self._report(_exit_for(error), error)
+            return _report(self._channel, _exit_for(error), error)
         except Exception as error:
             log.exception("worker_failed")
-            return self._report(WorkerExit.BUG if self._built else WorkerExit.BOOT_FAILED, error)
+            return _report(self._channel, WorkerExit.BUG if self._built else WorkerExit.BOOT_FAILED, error)
 
     def _serve(self) -> WorkerExit:
         try:
@@ -104,7 +105,9 @@ class Worker:
         poll.register(self._channel, select.POLLIN)
         poll.register(self._signals, select.POLLIN)
         while True:
-            for fd, _ in poll.poll(REPORT_SECONDS * 1000):
+            # What came with the order is in the channel already, and poll says nothing of it.
+            early = [self._channel.fileno()] if self._channel.buffered else None
+            for fd in early or [fd for fd, _ in poll.poll(REPORT_SECONDS * 1000)]:
                 if fd == self._signals or not self._next_order():
                     self._stop()
                     poll.unregister(fd)
@@ -128,13 +131,7 @@ class Worker:
         return {"turns": pump.turns, "handled": pump.handled, "busy_seconds": round(busy_seconds, 3)}
 
     def _tell(self, kind: str, **fields: Any) -> None:
-        with contextlib.suppress(OSError):  # the host is gone: its end of the channel says so to the second thread
-            self._channel.send(kind, **fields)
-
-    def _report(self, code: WorkerExit, error: Exception) -> WorkerExit:
-        trace = "".join(traceback.format_exception(error)) if not isinstance(error, RusticHostError) else ""
-        self._tell("failed", code=int(code), error=f"{type(error).__name__}: {error}", traceback=trace)
-        return code
+        _tell(self._channel, kind, **fields)
 
 
 def main(sock: socket.socket) -> int:
@@ -143,12 +140,35 @@ def main(sock: socket.socket) -> int:
     order = channel.receive()
     if order is None:
         return WorkerExit.ORDERLY
-    configure_logging(**order["logging"], guild=order["guild"]["id"], agent=order["agent_name"])
-    configure_tracing(os.environ, "rustic-host", {"rustic.guild.id": order["guild"]["id"]})
     try:
-        return Worker(channel, order).run()
+        configure_logging(**order["logging"], guild=order["guild"]["id"], agent=order["agent"]["name"])
+        configure_tracing(os.environ, "rustic-host", {"rustic.guild.id": order["guild"]["id"]})
+        worker = Worker(channel, order)
+    except Exception as error:  # noqa: BLE001 - reported to the host
+        return _report(channel, WorkerExit.BUG, error)
+    try:
+        return worker.run()
     finally:
         shutdown_tracing(TRACE_FLUSH_SECONDS)
+
+
+def _tell(channel: Channel, kind: str, **fields: Any) -> None:
+    with contextlib.suppress(OSError):  # the host is gone: its end of the channel says so to the second thread
+        channel.send(kind, **fields)
+
+
+def _report(channel: Channel, code: WorkerExit, error: Exception) -> WorkerExit:
+    trace = "" if isinstance(error, RusticHostError) else "".join(traceback.format_exception(error))
+    said = _short(f"{type(error).__name__}: {error}")
+    _tell(channel, "failed", code=int(code), error=said, traceback=_short(trace))
+    return code
+
+
+def _short(text: str) -> str:
+    """The text for a line of a log or a page: not without end, and without lone surrogates, which nobody can print."""
+    if len(text) > MAX_REASON:
+        text = f"{text[: MAX_REASON // 2]} … {text[-MAX_REASON // 2 :]}"
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _exit_for(error: RusticHostError) -> WorkerExit:

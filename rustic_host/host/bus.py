@@ -25,6 +25,9 @@ SAFE_POLICIES = ("noeviction", "volatile-lru", "volatile-lfu", "volatile-random"
 
 ANSWER_SECONDS = 3.0
 
+LEAVE_SECONDS = 1.0
+"""How long a host that stops tries to reach a server that is away."""
+
 Counts = dict[counts.Count, int]
 
 
@@ -106,10 +109,12 @@ class HostBus:
         return Tail(self._redis, namespace, topics, start).items()
 
     async def close(self) -> None:
-        """Give the slot back and let go."""
+        """Give the slot back and let go; for a server that is away the slot's lease ends by itself."""
+        leaving = Publisher(self.config, "rustic-host:leaving", deadline=LEAVE_SECONDS)
         with suppress(BackendUnavailableError, BackendRefusedError, AttributeError):
-            await asyncio.to_thread(slots.release, self._publisher, [self.slot])
-        await asyncio.to_thread(self._publisher.close)
+            await asyncio.to_thread(slots.release, leaving, [self.slot])
+        for publisher in (leaving, self._publisher):
+            await asyncio.to_thread(publisher.close)
         await self._redis.aclose()
 
     def _check(self) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import socket
+import stat
 from pathlib import Path
 
 from rustic_host.errors import CannotCreateError, HostRunningError
@@ -31,6 +32,7 @@ class ControlSocket:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._refuse_other_files()
             self._lock_fd = self._locked()
             self.path.unlink(missing_ok=True)
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -55,6 +57,15 @@ class ControlSocket:
             self._lock_path.unlink(missing_ok=True)
             os.close(self._lock_fd)
             self._lock_fd = None
+
+    def _refuse_other_files(self) -> None:
+        """A dead host's socket may be removed; what somebody else keeps under that name may not."""
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(self.path.lstat().st_mode):
+                raise CannotCreateError(
+                    f"control socket {self.path}: there is something that is no socket; "
+                    "give another with --socket or RUSTIC_HOST_SOCKET"
+                )
 
     def _locked(self) -> int:
         """The lock file, locked; opened again when an ending host removed it under our hands."""

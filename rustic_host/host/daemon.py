@@ -9,7 +9,9 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rustic_host.errors import CannotCreateError, ExecutionError, RusticHostError
+from pydantic import ValidationError
+
+from rustic_host.errors import CannotCreateError, ConfigError, ExecutionError, RusticHostError
 from rustic_host.execution.multiprocess import MultiProcessExecutionEngine
 from rustic_host.guild.dsl import GuildSpec
 from rustic_host.host.bus import HostBus
@@ -92,7 +94,7 @@ class Host:
 
     async def _server(self, stack: AsyncExitStack) -> RedisBackendConfig:
         if self._settings.redis_url:
-            return RedisBackendConfig(url=self._settings.redis_url)
+            return _redis_at(self._settings.redis_url)
         state = self._settings.state_dir or find_state_dir(os.environ)
         own = OwnServer(state / "valkey", self.socket_path.parent, self._settings.durability)
         await own.start()
@@ -133,8 +135,10 @@ class Host:
         if self._stop.is_set():
             return
         statuses = {supervisor.status for supervisor in self.supervisors.values()}
-        if statuses == {"failed"}:
-            raise ExecutionError("no agent came up: " + "; ".join(self._failures()))
+        records = [record for supervisor in self.supervisors.values() for record in supervisor.agents.values()]
+        if records and not any(record.came_up for record in records):
+            reasons = "; ".join(f"{record.spec.name}: {record.reason}" for record in records)
+            raise ExecutionError(f"no agent came up: {reasons}")
         self._notifier.send(READY=1, STATUS="all agents ready" if statuses == {"running"} else "degraded")
         log.info("host_ready", guilds=list(self.supervisors), status=sorted(statuses), metrics=self.metrics_url)
         self._announce(self._where_to_look())
@@ -142,14 +146,6 @@ class Host:
     async def _all_settled(self) -> None:
         for supervisor in self.supervisors.values():
             await supervisor.settled.wait()
-
-    def _failures(self) -> list[str]:
-        return [
-            f"{record.spec.name}: {record.reason}"
-            for supervisor in self.supervisors.values()
-            for record in supervisor.agents.values()
-            if record.status == "failed"
-        ]
 
     def _where_to_look(self) -> str:
         rows = [f"guild {supervisor.spec.id} is {supervisor.status}" for supervisor in self.supervisors.values()]
@@ -188,6 +184,14 @@ class Host:
             raise CannotCreateError(
                 f"metrics port {wanted}: {error.strerror}; give another with --metrics-port (0 is any free one)"
             ) from error
+
+
+def _redis_at(url: str) -> RedisBackendConfig:
+    try:
+        return RedisBackendConfig(url=url)
+    except ValidationError as error:
+        reasons = "; ".join(each["msg"] for each in error.errors(include_url=False, include_input=False))
+        raise ConfigError(f"--redis or RUSTIC_HOST_REDIS_URL: {reasons}") from None  # the cause may show the password
 
 
 def _listen(port: int) -> socket.socket:

@@ -51,10 +51,13 @@ class RestartPolicy:
         """The worker is ready."""
         self._ready_at = self._clock()
 
-    def ended(self, code: int) -> Decision:
-        """The worker ended unasked, with this exit code (negative: the signal)."""
-        reason = reason_of(code)
-        if code in _GIVE_UP:
+    def ended(self, code: int, *, announced: bool = True) -> Decision:
+        """The worker ended unasked, with this exit code (negative: the signal).
+
+        ``announced``: the worker said so before; else the code is the agent's own doing and none of ours.
+        """
+        reason = reason_of(code, announced=announced)
+        if announced and code in _GIVE_UP:
             return Decision("give_up", reason)
         if self._ready_at is not None and self._clock() - self._ready_at >= STABLE_SECONDS:
             self._tries = 0
@@ -66,14 +69,16 @@ class RestartPolicy:
         return Decision("restart", reason, delay * (1 - JITTER + 2 * JITTER * self._chance()))
 
 
-def reason_of(code: int) -> str:
-    """Reason code of a worker's exit."""
+def reason_of(code: int, *, announced: bool = True) -> str:
+    """Reason code of a worker's exit; ``announced`` as for :meth:`RestartPolicy.ended`."""
     if code < 0:
         return f"killed_by_signal_{-code}"
-    if code in _GIVE_UP:
-        return _GIVE_UP[WorkerExit(code)]
     if code == WorkerExit.ORDERLY:
         return "exited_unasked"
+    if not announced:
+        return f"crashed_with_exit_code_{code}"
+    if code in _GIVE_UP:
+        return _GIVE_UP[WorkerExit(code)]
     if code == WorkerExit.BOOT_FAILED:
         return "boot_failed"
     if code == WorkerExit.BUS_REFUSED:

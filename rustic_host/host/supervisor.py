@@ -17,6 +17,9 @@ log = get_logger(__name__)
 
 Announce = Callable[[str], None]
 
+VAIN_RESTARTS = 3
+"""An agent that has not come up after so many restarts (about a second) is tried on, but not waited for."""
+
 
 @dataclass
 class AgentRecord:
@@ -28,11 +31,15 @@ class AgentRecord:
     """``starting``, ``running``, ``backoff``, ``failed``, ``stopping``, ``stopped``."""
     pid: int | None = None
     restarts: int = 0
+    came_up: bool = False
+    """Whether any worker of it was ever ready."""
     started_at: float | None = None
     """Monotonic seconds when the present worker was ready."""
     reason: str | None = None
     """Why it is not running, or why it was restarted last."""
     error: str = ""
+    announced: int | None = None
+    """Exit code that its worker said it would end with, being the runtime's word and not the agent's."""
     topics: list[str] = field(default_factory=list)
     """Live subscriptions."""
 
@@ -57,7 +64,7 @@ class GuildSupervisor:
         self.spec = spec
         self.agents = {agent.id: AgentRecord(agent, RestartPolicy()) for agent in spec.agents}
         self.settled = asyncio.Event()
-        """Set when every agent is running, or has failed for good."""
+        """Set when every agent is running, has failed for good, or has failed to come up for long enough."""
         self._messaging, self._announce = messaging, announce
         self._loop = asyncio.get_running_loop()
         self._engine = engine(self._from_engine)
@@ -92,7 +99,7 @@ class GuildSupervisor:
         await asyncio.to_thread(self._engine.shutdown)
 
     def _launch(self, record: AgentRecord) -> None:
-        record.status = "starting"
+        record.status, record.error, record.announced = "starting", "", None
         try:
             self._engine.launch(self.spec, record.spec, self._messaging)
         except RusticHostError as error:
@@ -108,7 +115,7 @@ class GuildSupervisor:
         elif event.kind == "ready":
             self._ready(record, event)
         elif event.kind == "failed":
-            record.error = event.detail["error"]
+            record.error, record.announced = event.detail["error"], event.code
             log.error("agent_failed", **self._named(record), pid=event.pid, error=record.error)
             if event.detail["traceback"]:
                 log.debug("agent_traceback", **self._named(record), traceback=event.detail["traceback"])
@@ -117,7 +124,7 @@ class GuildSupervisor:
 
     def _ready(self, record: AgentRecord, event: WorkerEvent) -> None:
         record.status, record.pid, record.started_at = "running", event.pid, time.monotonic()
-        record.topics, record.error = event.detail["topics"], ""
+        record.topics, record.error, record.came_up = event.detail["topics"], "", True
         record.policy.ready()
         log.info("agent_ready", **self._named(record), pid=event.pid, restarts=record.restarts)
         self._announce(f"agent {record.spec.name} ready (pid {event.pid})")
@@ -129,7 +136,7 @@ class GuildSupervisor:
             record.status = "stopped"
             return
         record.error = record.error or event.detail["error"]
-        decision = record.policy.ended(event.code)
+        decision = record.policy.ended(event.code, announced=record.announced == event.code)
         log.warning(
             "agent_ended",
             **self._named(record),
@@ -143,6 +150,7 @@ class GuildSupervisor:
             self._failed(record, decision.reason, record.error)
             return
         record.status, record.reason = "backoff", _joined(decision.reason, record.error)
+        self._look_whether_settled()
         self._timers[record.spec.id] = self._loop.call_later(decision.delay_seconds, self._restart, record)
 
     def _restart(self, record: AgentRecord) -> None:
@@ -156,11 +164,16 @@ class GuildSupervisor:
         self._look_whether_settled()
 
     def _look_whether_settled(self) -> None:
-        if all(record.status in ("running", "failed") for record in self.agents.values()):
+        if all(_is_settled(record) for record in self.agents.values()):
             self.settled.set()
 
     def _named(self, record: AgentRecord) -> dict[str, str]:
         return {"guild": self.spec.id, "agent": record.spec.name}
+
+
+def _is_settled(record: AgentRecord) -> bool:
+    in_vain = not record.came_up and record.restarts >= VAIN_RESTARTS
+    return record.status in ("running", "failed") or in_vain
 
 
 def _joined(reason: str, error: str) -> str:

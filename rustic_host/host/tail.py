@@ -11,8 +11,9 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from rustic_host.errors import BackendUnavailableError, UnknownPositionError
-from rustic_host.messaging import counts
+from rustic_host.messaging import Message, counts
 from rustic_host.messaging.redis import keys
+from rustic_host.web.tasks import end_tasks
 
 PAGE = 256
 MISSED_BELL_SECONDS = 5.0
@@ -58,12 +59,13 @@ class Tail:
         except (RedisError, OSError) as error:
             raise BackendUnavailableError(f"tail of {self._namespace}: {error}") from error
         finally:
-            ringing.cancel()
-            await asyncio.gather(ringing, return_exceptions=True)
+            await end_tasks(ringing)
 
     async def _rung(self, ringing: asyncio.Task[None]) -> None:
+        # Not wait_for(): before Python 3.12 it loses a cancellation that comes with the bell, and the tail never ends.
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._bell.wait(), MISSED_BELL_SECONDS)
+            async with asyncio.timeout(MISSED_BELL_SECONDS):
+                await self._bell.wait()
         if ringing.done():
             ringing.result()
 
@@ -105,7 +107,7 @@ class Tail:
         end = await self._last_id(topic)
         while page := await self._redis.xrevrange(self._log(topic), max=last, count=PAGE):
             for entry_id, fields in page:
-                if wanted in fields[b"m"]:
+                if wanted in fields[b"m"] and _id_of(fields[b"m"]) == message_id:
                     return str(entry_id.decode())
             last = f"({page[-1][0].decode()}"
         return end
@@ -131,6 +133,14 @@ class Tail:
 
     def _log(self, topic: str) -> str:
         return keys.topic_keys(self._namespace, topic).log
+
+
+def _id_of(body: bytes) -> object:
+    """Id of a message; None for what is none."""
+    try:
+        return Message.from_json(body).id
+    except ValueError:
+        return None
 
 
 def _arrival(entry_id: bytes) -> tuple[int, ...]:

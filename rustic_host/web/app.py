@@ -65,7 +65,14 @@ def metrics_app(host: HostInterface) -> FastAPI:
 
 
 def _app(title: str, host: HostInterface) -> FastAPI:
-    app = FastAPI(title=title, version=host.version, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title=title,
+        version=host.version,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # a trace is a message's, not a scrape's
+    )
     app.state.host = host
     app.state.closing = asyncio.Event()
     app.exception_handler(RusticHostError)(_answer_error)

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterable, AsyncIterator
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from rustic_host.errors import RequestTooLargeError
+from rustic_host.errors import RequestTooLargeError, RusticHostError
 from rustic_host.telemetry.logs import get_logger
 from rustic_host.web.models import answer_of
+from rustic_host.web.tasks import end_tasks
 
 #: Largest line of a body, in bytes without its newline. A message is held in memory several times over on its way.
 MAX_LINE_BYTES = 16 * 1024 * 1024
@@ -45,9 +46,7 @@ class TailResponse(Response):
         try:
             await asyncio.wait([pump, *leavers], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (pump, *leavers):
-                task.cancel()
-            await asyncio.gather(pump, *leavers, return_exceptions=True)
+            await end_tasks(pump, *leavers)
         if not pump.cancelled():
             pump.result()
         await self._start(send)
@@ -63,7 +62,8 @@ class TailResponse(Response):
         except Exception as error:
             if not self._started:
                 raise
-            _log.warning("tail_failed", exc_info=error)
+            expected = isinstance(error, RusticHostError)
+            _log.warning("tail_failed", error=str(error), exc_info=None if expected else error)
             await _send_line(send, answer_of(error).model_dump_json().encode())
         finally:
             close = getattr(self._items, "aclose", None)

@@ -189,6 +189,8 @@ class HostProcess:
                 return False
             if self._process is not None and os.getsid(process.pid) == self._process.pid:
                 return True
+            if Path(process.cwd()).is_relative_to(self.folder):  # Valkey writes its title over its environment
+                return True
             return process.environ().get(MARK) == self._mark
         except (psutil.Error, ProcessLookupError):  # ended while we looked, or not ours to look at
             return False

@@ -1,0 +1,272 @@
+"""Running agents inside this process: what the engines without processes of their own share."""
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rustic_host.errors import ConfigError, ExecutionError
+from rustic_host.execution.engine import ExecutionEngine
+from rustic_host.execution.leased_ids import LeasedIds
+from rustic_host.guild.agent import Agent, build_agent
+from rustic_host.guild.dsl import AgentSpec, GuildSpec
+from rustic_host.messaging import (
+    Client,
+    GemstoneGenerator,
+    Message,
+    MessagingConfig,
+    MessagingInterface,
+    RedisMessagingBackend,
+    SimpleClient,
+)
+from rustic_host.messaging.client import MessageHandler
+from rustic_host.telemetry.logs import get_logger
+
+STOP_SECONDS = 10.0
+"""How long a stop waits for the message in hand; a thread cannot be killed."""
+
+log = get_logger(__name__)
+
+# The in-memory store is one for the process, so its ids are made by one generator: two of the same machine id, or one
+# for each engine, would make equal ids. 255 leaves the machine ids that people choose (0, 1, …) to them.
+_LOCAL_IDS = GemstoneGenerator(255)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to run."""
+
+    guild: GuildSpec
+    agent: AgentSpec
+    messaging: MessagingConfig
+    ids: GemstoneGenerator
+    client_type: type[Client] = SimpleClient
+    client_properties: dict[str, Any] = field(default_factory=dict)
+
+    def client(self, id: str, name: str, handler: MessageHandler) -> Client:
+        """Make the agent's client. Raises ConfigError when its class does not take the properties."""
+        try:
+            return self.client_type(id, name, handler, **self.client_properties)
+        except TypeError as error:
+            raise ConfigError(f"client {self.client_type.__name__}: {error}") from error
+
+
+class RunningAgent(ABC):
+    """One agent of an engine.
+
+    Args:
+        order: the agent.
+    """
+
+    agent: Agent[Any]
+    """There from :meth:`start` on."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.ready = False
+        """Set by the engine when :meth:`start` has returned."""
+
+    @property
+    @abstractmethod
+    def alive(self) -> bool:
+        """Whether it handles messages, or is about to."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Build it, subscribe it, tell it so; when it raises nothing is left."""
+
+    @abstractmethod
+    def ask_to_stop(self) -> None:
+        """Have it end after the message in hand; returns at once."""
+
+    @abstractmethod
+    def wait(self, seconds: float) -> bool:
+        """Wait for its end, False when it does not come; its own handler does not wait."""
+
+
+class CallbackAgent(RunningAgent):
+    """An agent that a backend calls with its messages. They wait in a queue; who takes them out says the subclass."""
+
+    def __init__(self, order: Order) -> None:
+        super().__init__(order)
+        self._changed = threading.Condition()
+        self._waiting: deque[Message] = deque()
+        self._stopping = self._built = self._closed = False
+        self._handler: MessageHandler
+        self._messaging: MessagingInterface
+        self._own_client: Client
+
+    @property
+    def alive(self) -> bool:
+        """Until it is asked to stop."""
+        return not self._stopping
+
+    def start(self) -> None:
+        """Raises what building an agent raises, and ConfigError."""
+        order = self.order
+        self._messaging = MessagingInterface(order.guild.id, order.messaging, generator=order.ids)
+        try:
+            self.agent = build_agent(order.guild, order.agent, client_factory=self._client, generator=order.ids)
+            for topic in self.agent.subscribed_topics:
+                self._messaging.subscribe(topic, self._own_client)
+        except BaseException:
+            self._messaging.shutdown()
+            raise
+        with self._changed:
+            self._built = True
+        if self._stopping:  # since before it was built
+            self._close()
+        else:
+            self.agent._notify_ready()
+
+    def ask_to_stop(self) -> None:
+        """What waits in the queue is dropped: the backend keeps no record of what was read."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    @abstractmethod
+    def _take(self, message: Message) -> None:
+        """Called by the backend with each message, in the thread of whoever published it."""
+
+    def _client(self, id: str, name: str, handler: MessageHandler) -> Client:
+        self._handler = handler
+        self._own_client = self.order.client(id, name, self._take)
+        self._messaging.register_client(self._own_client)
+        return self._own_client
+
+    def _handle(self, message: Message) -> None:
+        try:
+            self._handler(message)
+        except Exception:  # the agent reports what its handlers raise: this is one of publishing
+            log.exception("agent_cannot_publish", agent=self.order.agent.name, message_id=message.id)
+
+    def _close(self) -> None:
+        with self._changed:
+            due, self._closed = self._built and not self._closed, self._built
+        if due:
+            self.agent.close()
+            self._messaging.shutdown()
+
+
+class InProcessEngine(ExecutionEngine):
+    """Runs agents in this process. It knows those that it started itself, and no others."""
+
+    def __init__(self, guild_id: str, organization_id: str = "") -> None:
+        super().__init__(guild_id, organization_id)
+        self._lock = threading.Lock()
+        self._agents: dict[tuple[str, str], RunningAgent] = {}
+        self._leased: dict[str, LeasedIds] = {}
+        self._closed = False
+
+    @abstractmethod
+    def _make(self, order: Order, *, durable: bool) -> RunningAgent:
+        """Make the runner of one agent; ``durable`` says that its backend is read by a loop."""
+
+    def run_agent(
+        self,
+        guild_spec: GuildSpec,
+        agent_spec: AgentSpec,
+        messaging_config: MessagingConfig,
+        machine_id: int = 0,
+        client_type: type[Client] | None = None,
+        client_properties: dict[str, Any] | None = None,
+        default_topic: str = "default_topic",
+    ) -> Agent[Any]:
+        """Start an agent; returns it when it is built and subscribed.
+
+        ``machine_id`` is ignored: ids come from the process's own generator, or from a slot leased from the server.
+
+        Raises:
+            ExecutionError: it runs already, the engine was shut down, or its server was not there in time.
+            AgentLoadError, AgentError, ConfigError: the agent cannot be built.
+            MessagingError: the server cannot be reached.
+        """
+        backend = messaging_config.get_storage()
+        durable = isinstance(backend, RedisMessagingBackend)
+        ids = self._ids(backend) if isinstance(backend, RedisMessagingBackend) else _LOCAL_IDS
+        client = client_type or SimpleClient
+        order = Order(guild_spec, agent_spec, messaging_config, ids, client, dict(client_properties or {}))
+        runner = self._make(order, durable=durable)
+        key = (guild_spec.id, agent_spec.id)
+        self._add(key, runner)
+        try:
+            runner.start()
+        except BaseException:
+            self._drop(key, runner)
+            raise
+        runner.ready = True
+        return runner.agent
+
+    def get_agents_in_guild(self, guild_id: str) -> dict[str, AgentSpec]:
+        """Specs of the agents that live, by id."""
+        with self._lock:
+            live = [runner.order for (guild, _), runner in self._agents.items() if guild == guild_id and runner.alive]
+        return {order.agent.id: order.agent for order in live}
+
+    def is_agent_running(self, guild_id: str, agent_id: str) -> bool:
+        """Whether the agent is there and ready."""
+        with self._lock:
+            runner = self._agents.get((guild_id, agent_id))
+        return runner is not None and runner.ready and runner.alive
+
+    def stop_agent(self, guild_id: str, agent_id: str) -> None:
+        """Stop an agent after the message in hand; returns when it has ended, at once if its own handler asks.
+
+        Raises:
+            ExecutionError: the message in hand was not done in :data:`STOP_SECONDS`; the agent ends after it.
+        """
+        with self._lock:
+            found = {key: runner for key, runner in self._agents.items() if key == (guild_id, agent_id)}
+        self._stop(found.items())
+
+    def shutdown(self) -> None:
+        """Stop all agents of this engine; it runs none afterwards. Raises as :meth:`stop_agent`."""
+        with self._lock:
+            self._closed = True
+            agents, leased = dict(self._agents), list(self._leased.values())
+        try:
+            self._stop(agents.items())
+        finally:
+            for ids in leased:
+                ids.close()
+
+    def _add(self, key: tuple[str, str], runner: RunningAgent) -> None:
+        with self._lock:
+            if self._closed:
+                raise ExecutionError("the engine was shut down")
+            if (old := self._agents.get(key)) and old.alive:
+                raise ExecutionError(f"agent {runner.order.agent.name!r} ({key[1]}) runs already")
+            self._agents[key] = runner
+
+    def _drop(self, key: tuple[str, str], runner: RunningAgent) -> None:
+        with self._lock:
+            if self._agents.get(key) is runner:
+                del self._agents[key]
+
+    def _stop(self, agents: Iterable[tuple[tuple[str, str], RunningAgent]]) -> None:
+        runners = dict(agents)
+        for runner in runners.values():
+            runner.ask_to_stop()
+        give_up = time.monotonic() + STOP_SECONDS
+        busy = []
+        for key, runner in runners.items():
+            if runner.wait(max(0.0, give_up - time.monotonic())):
+                self._drop(key, runner)
+            else:
+                busy.append(runner.order.agent.name)
+        if busy:
+            raise ExecutionError(f"agents {busy} have not finished the message in hand in {STOP_SECONDS:.0f} s")
+
+    def _ids(self, backend: RedisMessagingBackend) -> GemstoneGenerator:
+        """One slot for the engine and server: the agents share the generator."""
+        server = backend.config.connection_url()
+        with self._lock:
+            if self._closed:
+                raise ExecutionError("the engine was shut down")
+            if server not in self._leased:
+                self._leased[server] = LeasedIds(backend.config)
+            return self._leased[server].generator

@@ -1,0 +1,132 @@
+"""What the daemon itself asks of the server."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rustic_host.errors import BackendRefusedError, BackendUnavailableError
+from rustic_host.host.bus import SAFE_POLICIES, Backlog, HostBus
+from rustic_host.messaging import RedisBackendConfig
+from rustic_host.messaging.counts import Count
+from rustic_host.messaging.delivery import Result, frames_of
+from rustic_host.messaging.redis import keys
+from tests.messaging.bus import CLIENT, Bus, forward, message
+from tests.system.servers import RedisServer
+
+
+def run(config: RedisBackendConfig, scenario: Callable[[HostBus], Coroutine[Any, Any, None]]) -> None:
+    async def all_of_it() -> None:
+        host = HostBus(config)
+        try:
+            await host.open()
+            await scenario(host)
+        finally:
+            await host.close()
+
+    asyncio.run(all_of_it())
+
+
+def test_counts_and_topics(bus: Bus) -> None:
+    consumer = bus.consumer()
+    bus.publish(1, 2)
+    bus.publish(3, topic='odd "tópic"')
+    consumer.commit([forward(entry) for entry in consumer.read()])
+    bus.raw.hset(keys.counts_key(bus.namespace), "not ours", 5)
+
+    async def scenario(host: HostBus) -> None:
+        assert await host.counts(bus.namespace) == {
+            Count("published", "t"): 2,
+            Count("published", 'odd "tópic"'): 1,
+            Count("published", "out"): 2,
+            Count("processed", "t", CLIENT, "ok"): 2,
+        }
+        assert await host.topics(bus.namespace) == ['odd "tópic"', "out", "t"]
+        assert await host.counts("nothing") == {}
+
+    run(bus.config, scenario)
+
+
+def test_backlogs_are_what_is_not_committed(bus: Bus) -> None:
+    consumer = bus.consumer()
+    bus.consumer("g1$b", topics=["t", "u"])
+    bus.publish(1, 2, 3)
+    entries = consumer.read()
+    bus.publish(4)
+    consumer.commit([Result(entries[0], "ok")])
+
+    async def scenario(host: HostBus) -> None:
+        found = await host.backlogs(bus.namespace, ["t", "u", "never"])
+        assert set(found) == {Backlog("t", CLIENT, 3), Backlog("t", "g1$b", 4), Backlog("u", "g1$b", 0)}
+        assert await host.backlogs(bus.namespace, []) == []
+
+    run(bus.config, scenario)
+
+
+def test_publishing_and_following(bus: Bus) -> None:
+    async def scenario(host: HostBus) -> None:
+        await host.publish(bus.namespace, frames_of(message(["t", "u"], {"n": 7})))
+        assert (bus.logged("t"), bus.logged("u")) == ([7], [7])
+        items = host.tail(bus.namespace, ["t"], "start")
+        assert await anext(items) == b""
+        assert b'"n":7' in await anext(items)
+        await items.aclose()  # type: ignore[attr-defined]
+
+    run(bus.config, scenario)
+
+
+def test_an_id_slot_is_held_and_given_back(own_bus: Bus) -> None:
+    async def scenario(host: HostBus) -> None:
+        before = own_bus.raw.zscore(keys.slots_key(), str(host.slot.number))
+        now = int(own_bus.raw.time()[0]) * 1000
+        assert before > now
+        await host.renew_slot()
+        assert own_bus.raw.zscore(keys.slots_key(), str(host.slot.number)) >= before
+
+    run(own_bus.config, scenario)
+    seconds, _ = own_bus.raw.time()
+    ((_, until),) = own_bus.raw.zrange(keys.slots_key(), 0, -1, withscores=True)
+    assert until <= seconds * 1000 + 1000
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-lfu", "allkeys-random"])
+def test_a_server_that_would_evict_messages_is_refused(own_bus: Bus, policy: str) -> None:
+    own_bus.raw.config_set("maxmemory-policy", policy)
+
+    async def scenario(host: HostBus) -> None:
+        raise AssertionError("it was opened")
+
+    with pytest.raises(BackendRefusedError, match=f"{policy}, which evicts"):
+        run(own_bus.config, scenario)
+
+
+def test_all_other_policies_will_do(own_bus: Bus) -> None:
+    async def scenario(host: HostBus) -> None:
+        assert host.slot is not None
+
+    for policy in SAFE_POLICIES:
+        own_bus.raw.config_set("maxmemory-policy", policy)
+        run(own_bus.config, scenario)
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    async def scenario(host: HostBus) -> None:
+        raise AssertionError("it was opened")
+
+    with pytest.raises(BackendUnavailableError, match="cannot be reached"):
+        run(RedisBackendConfig(unix_socket_path=tmp_path / "none"), scenario)
+
+
+def test_a_server_that_goes_away_is_said_to_be(own_bus: Bus, own_server: RedisServer) -> None:
+    async def scenario(host: HostBus) -> None:
+        own_server.stop()
+        with pytest.raises(BackendUnavailableError):
+            await host.counts("g1")
+        with pytest.raises(BackendUnavailableError):
+            await host.backlogs("g1", ["t"])
+        own_server.start()
+        assert await host.counts("g1") == {}
+
+    run(own_bus.config, scenario)

@@ -1,0 +1,199 @@
+"""Following topics as they grow."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+import redis.asyncio as redis_async
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+
+from rustic_host.errors import BackendUnavailableError, UnknownPositionError
+from rustic_host.host import tail as tail_module
+from rustic_host.host.tail import STARTED, Tail
+from rustic_host.messaging.delivery import frames_of
+from tests.messaging.bus import WAIT_SECONDS, Bus, message
+from tests.system.servers import RedisServer
+
+Follow = Callable[..., Coroutine[Any, Any, "Following"]]
+
+
+class Following:
+    """One tail, begun (its first item was taken)."""
+
+    def __init__(self, items: AsyncIterator[bytes]) -> None:
+        self._items = items
+
+    async def numbers(self, n: int) -> list[int]:
+        found = [json.loads(await asyncio.wait_for(anext(self._items), WAIT_SECONDS)) for _ in range(n)]
+        return [each["payload"]["n"] for each in found]
+
+
+def run(bus: Bus, scenario: Callable[[Follow], Coroutine[Any, Any, None]], **options: Any) -> None:
+    """Run ``scenario`` with a function that begins a tail of the bus' namespace."""
+
+    async def all_of_it() -> None:
+        connection = redis_async.Redis.from_url(bus.config.connection_url(), protocol=2, **options)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(scenario(lambda *topics, start=None: begun(connection, topics, start)))
+        finally:
+            for items in open_tails:
+                await items.aclose()
+            await connection.aclose()
+
+    open_tails: list[Any] = []
+
+    async def begun(connection: Any, topics: tuple[str, ...], start: str | None) -> Following:
+        items = Tail(connection, bus.namespace, topics, start).items()
+        open_tails.append(items)
+        assert await asyncio.wait_for(anext(items), WAIT_SECONDS) == STARTED
+        return Following(items)
+
+    asyncio.run(all_of_it())
+
+
+def in_thread(function: Callable[..., object], *args: object) -> Awaitable[object]:
+    return asyncio.to_thread(function, *args)
+
+
+def test_from_now_on_nothing_is_missed(bus: Bus) -> None:
+    bus.publish(1)
+
+    async def scenario(follow: Follow) -> None:
+        tail = await follow("t")
+        for n in range(2, 6):
+            await in_thread(bus.publish, n)
+            assert await tail.numbers(1) == [n]
+
+    run(bus, scenario)
+
+
+def test_from_the_start_then_on(bus: Bus) -> None:
+    bus.publish(*range(600))  # more than two pages
+
+    async def scenario(follow: Follow) -> None:
+        tail = await follow("t", start="start")
+        assert await tail.numbers(600) == list(range(600))
+        await in_thread(bus.publish, 600)
+        assert await tail.numbers(1) == [600]
+
+    run(bus, scenario)
+
+
+def test_after_a_log_entry_or_a_message(bus: Bus) -> None:
+    publisher = bus.publisher()
+    sent = [message("t", {"n": n}) for n in range(4)]
+    for each in sent:
+        publisher.publish(bus.namespace, frames_of(each))
+    entry_id = bus.raw.xrange(bus.log())[1][0].decode()
+
+    async def scenario(follow: Follow) -> None:
+        for start in (entry_id, str(sent[1].id)):
+            tail = await follow("t", start=start)
+            assert await tail.numbers(2) == [2, 3]
+        tail = await follow("t", start="12345")  # a message that is not there
+        await in_thread(bus.publish, 4)
+        assert await tail.numbers(1) == [4]
+
+    run(bus, scenario)
+
+
+def test_a_message_that_mentions_another_is_not_taken_for_it(bus: Bus) -> None:
+    publisher = bus.publisher()
+    first = message("t", {"n": 1})
+    for each in (first, message("t", {"n": 2}), message("t", {"n": 3, "about": {"id": first.id, "x": 1}})):
+        publisher.publish(bus.namespace, frames_of(each))
+
+    async def scenario(follow: Follow) -> None:
+        tail = await follow("t", start=str(first.id))
+        assert await tail.numbers(2) == [2, 3]
+
+    run(bus, scenario)
+
+
+@pytest.mark.parametrize("start", ["yesterday", "5-", "-5", "1-2-3", "0x1", ""])
+def test_positions_that_are_none(bus: Bus, start: str) -> None:
+    async def scenario() -> None:
+        async with redis_async.Redis.from_url(bus.config.connection_url()) as connection:
+            items: Any = Tail(connection, bus.namespace, ["t"], start).items()
+            with pytest.raises(UnknownPositionError, match="--from"):
+                await anext(items)
+            await items.aclose()
+
+    asyncio.run(scenario())
+
+
+def test_all_topics_with_those_that_come_into_being(bus: Bus) -> None:
+    bus.publish(1, topic="a")
+
+    async def scenario(follow: Follow) -> None:
+        tail = await follow()
+        await in_thread(lambda: bus.publish(2, topic="b"))
+        assert await tail.numbers(1) == [2]
+        await in_thread(lambda: bus.publish(3, topic=["a", "b"]))
+        assert await tail.numbers(2) == [3, 3]
+        whole = await follow(start="start")
+        assert sorted(await whole.numbers(4)) == [1, 2, 3, 3]
+
+    run(bus, scenario)
+
+
+def test_resting_longer_than_the_socket_timeout(bus: Bus) -> None:
+    async def scenario(follow: Follow) -> None:
+        tail = await follow("t")
+        waiting = asyncio.create_task(tail.numbers(1))
+        done, _ = await asyncio.wait([waiting], timeout=0.6)
+        assert not done
+        await in_thread(bus.publish, 1)
+        assert await waiting == [1]
+
+    run(bus, scenario, socket_timeout=0.2)
+
+
+def test_a_bell_that_does_not_ring_is_not_waited_for_long(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail_module, "MISSED_BELL_SECONDS", 0.1)
+
+    async def scenario(follow: Follow) -> None:
+        tail = await follow("t")
+        body = message("t", {"n": 1}).to_json_bytes()
+        await in_thread(lambda: bus.raw.xadd(bus.log(), {"m": body}))  # without PUBLISH
+        assert await tail.numbers(1) == [1]
+
+    run(bus, scenario)
+
+
+def test_a_restart_of_the_server_loses_nothing(own_bus: Bus, own_server: RedisServer) -> None:
+    async def scenario(follow: Follow) -> None:
+        tail = await follow("t")
+        await in_thread(own_bus.publish, 1)
+        assert await tail.numbers(1) == [1]
+        await in_thread(own_server.stop)
+        await in_thread(own_server.start)
+        await in_thread(own_bus.publish, 2)
+        assert await tail.numbers(1) == [2]
+
+    run(own_bus, scenario, retry=Retry(ConstantBackoff(0.02), 500))
+
+
+def test_a_server_that_stays_away_ends_it(own_bus: Bus, own_server: RedisServer) -> None:
+    async def scenario(follow: Follow) -> None:
+        tail = await follow("t")
+        await in_thread(own_server.stop)
+        with pytest.raises(BackendUnavailableError):
+            await tail.numbers(1)
+
+    run(own_bus, scenario, retry=Retry(ConstantBackoff(0.02), 3))
+
+
+def test_a_namespace_is_no_pattern(bus: Bus) -> None:
+    with Bus(bus.config.connection_url(), f"{bus.namespace}[*]?") as odd:
+
+        async def scenario(follow: Follow) -> None:
+            tail = await follow("t")
+            await in_thread(odd.publish, 1)
+            assert await tail.numbers(1) == [1]
+
+        run(odd, scenario)
