@@ -7,7 +7,13 @@ from rustic_host.messaging import JsonDict
 
 
 class BasicWiringAgent(Agent):
-    """Sends every payload on, in its own format: as the routes say, else to ``default_topic``."""
+    """Sends every payload on, in its own format: as the routes say, else to ``default_topic``.
+
+    In a spec::
+
+        class_name: rustic_ai.core.agents.eip.basic_wiring_agent.BasicWiringAgent
+        additional_topics: [orders]
+    """
 
     _route_to_default_topic = True
 

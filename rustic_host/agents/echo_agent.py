@@ -7,7 +7,12 @@ from rustic_host.messaging import JsonDict
 
 
 class EchoAgent(Agent):
-    """Sends every payload on, in its own format: as the routes say, else to where it came from."""
+    """Sends every payload on, in its own format: as the routes say, else to where it came from.
+
+    In a spec::
+
+        class_name: rustic_ai.core.agents.testutils.echo_agent.EchoAgent
+    """
 
     @processor(JsonDict)
     def echo_message(self, ctx: ProcessContext[JsonDict]) -> None:

@@ -1,9 +1,10 @@
 """Splits one payload into several messages."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
+from rustic_host.agents.aggregation import check_expression
 from rustic_host.errors import AgentError
 from rustic_host.guild.agent import Agent
 from rustic_host.guild.context import ProcessContext
@@ -39,11 +40,14 @@ class DictSplitter(BaseModel):
         return [{key: value[key]} for key in sorted(value)]
 
 
-class ExpressionSplitter(BaseModel):
-    """One item for each element of an expression's result; nothing gives none, anything else is the only item."""
-
-    split_type: Literal["jsonata", "cel"]
+class _ExpressionSplitter(BaseModel):
+    split_type: str
     expression: str
+
+    @model_validator(mode="after")
+    def _compiles(self) -> Self:
+        check_expression(self.split_type, self.expression)
+        return self
 
     def split(self, payload: JsonDict) -> list[Any]:
         """Return the items."""
@@ -51,7 +55,19 @@ class ExpressionSplitter(BaseModel):
         return value if isinstance(value, list) else [] if value is None else [value]
 
 
-class FixedFormat(BaseModel):
+class JsonataSplitter(_ExpressionSplitter):
+    """One item for each element of an expression's result; nothing gives none, anything else is the only item."""
+
+    split_type: Literal["jsonata"] = "jsonata"
+
+
+class CelSplitter(_ExpressionSplitter):
+    """The same in CEL."""
+
+    split_type: Literal["cel"]
+
+
+class FixedFormatSelector(BaseModel):
     """The same format for every item."""
 
     strategy: Literal["fixed"] = "fixed"
@@ -62,7 +78,7 @@ class FixedFormat(BaseModel):
         return [(item, self.fixed_format) for item in items]
 
 
-class ListFormat(BaseModel):
+class ListFormatSelector(BaseModel):
     """A format for each item, by place."""
 
     strategy: Literal["list"] = "list"
@@ -75,7 +91,7 @@ class ListFormat(BaseModel):
         return list(zip(items, self.format_list, strict=True))
 
 
-class DictFormat(BaseModel):
+class DictFormatSelector(BaseModel):
     """A format by the only key of each item (as a dict splitter makes them); the payload is what the key holds."""
 
     strategy: Literal["dict"] = "dict"
@@ -96,38 +112,60 @@ class DictFormat(BaseModel):
         return value, name
 
 
-class JsonataFormat(BaseModel):
+class JsonataFormatSelector(BaseModel):
     """A format by a JSONata expression on each item."""
 
     strategy: Literal["jsonata"] = "jsonata"
     jsonata_expr: str
+
+    @model_validator(mode="after")
+    def _compiles(self) -> Self:
+        check_expression("jsonata", self.jsonata_expr)
+        return self
 
     def label(self, items: list[Any]) -> list[tuple[Any, str]]:
         """Return the payloads with their formats."""
         return [(item, _format_name(evaluate("jsonata", self.jsonata_expr, item))) for item in items]
 
 
-class CelFormat(BaseModel):
+class CelFormatSelector(BaseModel):
     """A format by a CEL expression on each item."""
 
     strategy: Literal["cel"]
     expression: str
+
+    @model_validator(mode="after")
+    def _compiles(self) -> Self:
+        check_expression("cel", self.expression)
+        return self
 
     def label(self, items: list[Any]) -> list[tuple[Any, str]]:
         """Return the payloads with their formats."""
         return [(item, _format_name(evaluate("cel", self.expression, item))) for item in items]
 
 
-class SplitterProps(BaseAgentProps):
+class SplitterConf(BaseAgentProps):
     """How to split, and which format each part gets."""
 
     # No discriminator: specs may leave the kind out where the other keys tell it.
-    splitter: ListSplitter | ExpressionSplitter | DictSplitter
-    format_selector: FixedFormat | ListFormat | DictFormat | JsonataFormat | CelFormat
+    splitter: ListSplitter | JsonataSplitter | CelSplitter | DictSplitter
+    format_selector: (
+        FixedFormatSelector | ListFormatSelector | DictFormatSelector | JsonataFormatSelector | CelFormatSelector
+    )
 
 
-class SplitterAgent(Agent[SplitterProps]):
-    """Sends one message for each part of a payload; one that cannot be split whole gives an error and no part."""
+class SplitterAgent(Agent[SplitterConf]):
+    """Sends one message for each part of a payload; one that cannot be split whole gives an error and no part.
+
+    In a spec::
+
+        class_name: rustic_ai.core.agents.eip.splitter_agent.SplitterAgent
+        properties:
+          splitter: {split_type: list, field_name: items}                       # or dict, jsonata, cel
+          format_selector: {strategy: fixed, fixed_format: shop.Item}           # or list, dict, jsonata, cel
+
+    Every part follows the routes, so a route for parts needs ``route_times: -1``.
+    """
 
     @processor(JsonDict)
     def split_and_send(self, ctx: ProcessContext[JsonDict]) -> None:

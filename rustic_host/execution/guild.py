@@ -2,13 +2,14 @@
 
 import itertools
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 from rustic_host.errors import ConfigError, ExecutionError
 from rustic_host.execution.engine import ExecutionEngine
+from rustic_host.execution.in_process import InProcessEngine
 from rustic_host.execution.multiprocess import MultiProcessExecutionEngine
 from rustic_host.execution.sync import SyncExecutionEngine
 from rustic_host.guild.agent import Agent
@@ -125,6 +126,13 @@ class Guild:
         """Start the agent unless it runs. Raises as :meth:`launch_agent`."""
         self.launch_agent(agent_spec)
 
+    def launch_agents(self, agent_specs: Iterable[AgentSpec]) -> None:
+        """Start those of the agents that do not run; each is subscribed before any sends. Raises as launch_agent."""
+        engine = self.execution_engine
+        with engine.together() if isinstance(engine, InProcessEngine) else nullcontext():
+            for agent_spec in agent_specs:
+                self.register_or_launch_agent(agent_spec)
+
     def remove_agent(self, agent_id: str) -> None:
         """Stop an agent; it is none of the guild any more.
 
@@ -217,8 +225,11 @@ class Guild:
         return agent
 
     def _run(self, agent_spec: AgentSpec, engine: ExecutionEngine) -> Any:
+        spec = self.to_spec()
+        if self.organization_id:
+            spec.properties["organization_id"] = self.organization_id  # where agents look for it
         return engine.run_agent(
-            guild_spec=self.to_spec(),
+            guild_spec=spec,
             agent_spec=agent_spec,
             messaging_config=self.messaging,
             machine_id=next(self._machine_ids),

@@ -4,7 +4,8 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,7 +77,11 @@ class RunningAgent(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Build it, subscribe it, tell it so; when it raises nothing is left."""
+        """Build it and subscribe it; when it raises nothing is left."""
+
+    @abstractmethod
+    def announce(self) -> None:
+        """Tell it that it is ready, unless :meth:`start` has done so."""
 
     @abstractmethod
     def ask_to_stop(self) -> None:
@@ -119,7 +124,10 @@ class CallbackAgent(RunningAgent):
             self._built = True
         if self._stopping:  # since before it was built
             self._close()
-        else:
+
+    def announce(self) -> None:
+        """Through its self inbox."""
+        if not self._stopping:
             self.agent._notify_ready()
 
     def ask_to_stop(self) -> None:
@@ -161,6 +169,7 @@ class InProcessEngine(ExecutionEngine):
         self._agents: dict[tuple[str, str], RunningAgent] = {}
         self._leased: dict[str, LeasedIds] = {}
         self._closed = False
+        self._unannounced: list[RunningAgent] | None = None
 
     @abstractmethod
     def _make(self, order: Order, *, durable: bool) -> RunningAgent:
@@ -199,7 +208,26 @@ class InProcessEngine(ExecutionEngine):
             self._drop(key, runner)
             raise
         runner.ready = True
+        if self._unannounced is None:
+            runner.announce()
+        else:
+            self._unannounced.append(runner)
         return runner.agent
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Agents that are started inside, by this thread, are told that they are ready when all are subscribed.
+
+        A backend without a log delivers nothing to who subscribes later: what one agent sends first must not be lost.
+        """
+        self._unannounced = []
+        try:
+            yield
+            started = self._unannounced
+        finally:
+            self._unannounced = None
+        for runner in started:
+            runner.announce()
 
     def get_agents_in_guild(self, guild_id: str) -> dict[str, AgentSpec]:
         """Specs of the agents that live, by id."""

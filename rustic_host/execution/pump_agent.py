@@ -42,6 +42,9 @@ class PumpAgent(RunningAgent):
         if self._failure is not None:
             raise self._failure
 
+    def announce(self) -> None:
+        """Nothing to do: the wrapper says it, and the log keeps what is sent to those that come later."""
+
     def ask_to_stop(self) -> None:
         """Have the loop end after the message in hand and its commit; what it has not read stays pending."""
         self._stopping = True

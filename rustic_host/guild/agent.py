@@ -1,6 +1,7 @@
 """The base class of all agents, and how one is built from its spec."""
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, Protocol, get_args, get_origin
 
@@ -11,8 +12,16 @@ from typing_extensions import TypeVar
 from rustic_host.errors import AgentError, AgentLoadError
 from rustic_host.guild.aliases import resolve_class
 from rustic_host.guild.context import ProcessContext
+from rustic_host.guild.dependencies import (
+    AgentDependency,
+    DependencyResolver,
+    NoOrganizationError,
+    as_dependency,
+    build_resolvers,
+)
 from rustic_host.guild.dispatch import HandleResult, dispatch, publish
 from rustic_host.guild.dsl import AgentSpec, BaseAgentProps, GuildSpec
+from rustic_host.guild.fixtures import AgentFixtures, Fixtures
 from rustic_host.guild.handler_loop import HandlerLoop
 from rustic_host.guild.messages import SelfReadyNotification, format_of
 from rustic_host.guild.processor import Handler, essential_topics_wanted, handlers_of, processor
@@ -31,7 +40,7 @@ from rustic_host.messaging import (
 )
 from rustic_host.telemetry.logs import get_logger
 
-__all__ = ["Agent", "ClientFactory", "ProcessContext", "Publisher", "build_agent", "processor"]
+__all__ = ["Agent", "AgentFixtures", "ClientFactory", "ProcessContext", "Publisher", "build_agent", "processor"]
 
 Props = TypeVar("Props", bound=BaseModel, default=BaseAgentProps)
 
@@ -59,6 +68,8 @@ class Agent(Generic[Props]):
     props_type: ClassVar[type[BaseModel] | None] = None
     """The class of ``config``; None where the agent takes no properties."""
     _handlers: ClassVar[dict[str, Handler]] = {}
+    _fixtures: ClassVar[Fixtures | None] = None
+    """None where the class has none, so that such an agent pays nothing."""
     _route_to_default_topic = False
     """Whether a message that no rule addresses goes to ``default_topic`` rather than where its cause came from."""
 
@@ -86,16 +97,29 @@ class Agent(Generic[Props]):
     _guild_state: dict[str, Any]
     _context: ProcessContext[Any] | None
     _loop: HandlerLoop
+    _organization: str | None
+    _dependency_resolvers: dict[str, DependencyResolver[Any]]
+    """By key: what handlers ask for, and the ``additional_dependencies`` of the spec."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls._handlers = handlers_of(cls)
+        fixtures = Fixtures.of(cls)
+        cls._fixtures = None if fixtures == Fixtures() else fixtures
         cls.props_type = _props_argument(cls) or cls.props_type
 
     @classmethod
     def get_qualified_class_name(cls) -> str:
         """Return the dotted name of the class."""
         return f"{cls.__module__}.{cls.__qualname__}"
+
+    @classmethod
+    def list_all_dependencies(cls) -> list[AgentDependency]:
+        """List what the handlers ask for, each once, in the order of the handlers."""
+        wanted: list[AgentDependency] = []
+        for handler in cls._handlers.values():
+            wanted += [dependency for dependency in handler.depends_on if dependency not in wanted]
+        return wanted
 
     def get_spec(self) -> AgentSpec:
         """Return the spec that the agent was built from."""
@@ -104,6 +128,14 @@ class Agent(Generic[Props]):
     def get_agent_tag(self) -> AgentTag:
         """Return the agent's id and name."""
         return self._tag
+
+    def get_organization(self) -> str:
+        """Return the id of the organization that the guild runs for. Raises NoOrganizationError if there is none."""
+        if not self._organization:
+            raise NoOrganizationError(
+                f"agent {self.name!r} has no organization: set the guild's property organization_id"
+            )
+        return self._organization
 
     def get_agent_state(self) -> dict[str, Any]:
         """Return the agent's state. It is for reading; :meth:`update_state` changes it."""
@@ -150,15 +182,21 @@ class Agent(Generic[Props]):
     def _change_state(self, form: str, update: dict[str, Any], path: str | None = None) -> None:
         self._state = apply_update(self._state, form, update, path)
 
-    def _call(self, handler: Handler, context: ProcessContext[Any]) -> None:
-        """Run one handler to its end; messages that the agent sends to itself meanwhile belong to it."""
-        self._context = context
-        try:
-            result = getattr(self, handler.name)(context)
-            if asyncio.iscoroutine(result):
-                self._loop.run(result)
-        finally:
-            self._context = None
+    def _call(self, handler: Handler, context: ProcessContext[Any], dependencies: Mapping[str, Any]) -> None:
+        """Run one handler to its end."""
+        result = getattr(self, handler.name)(context, **dependencies)
+        if asyncio.iscoroutine(result):
+            self._loop.run(result)
+
+    def _resolve_dependencies(self, handler: Handler) -> dict[str, Any]:
+        """Make what a handler asks for, by the names of its arguments; raises what a resolver raises."""
+        return {dependency.variable_name: self._resolve(dependency) for dependency in handler.depends_on}
+
+    def _resolve(self, dependency: AgentDependency) -> Any:
+        resolver, organization = self._dependency_resolvers[dependency.dependency_key], self._organization or ""
+        if dependency.org_level:
+            return resolver.get_or_resolve(organization)
+        return resolver.get_or_resolve(organization, self.guild_id, None if dependency.guild_level else self.id)
 
     def _as_sender(self, method_name: str) -> Sender:
         return Sender(self._tag, self._type_names, method_name)
@@ -203,18 +241,23 @@ def build_agent(
     client_factory: ClientFactory,
     generator: GemstoneGenerator,
     state: dict[str, Any] | None = None,
+    organization_id: str | None = None,
+    environ: Mapping[str, str] = os.environ,
 ) -> Agent[Any]:
     """Build the agent that ``agent_spec`` describes; ``state`` is what it kept from before.
 
-    Raises AgentLoadError when its class cannot be imported or is no agent, AgentError when its properties do not fit or
-    its ``__init__`` raises.
+    ``organization_id`` is that of the guild property of this name where it is None; ``environ`` names the file of
+    dependencies. Raises AgentLoadError when its class (or that of a dependency) cannot be imported or is none of its
+    kind, AgentError when its properties do not fit, a dependency is nowhere or its ``__init__`` raises, ConfigError
+    when the file of dependencies is wrong.
     """
     cls = resolve_class(agent_spec.class_name)
     if not issubclass(cls, Agent):
         raise AgentLoadError(f"agent {agent_spec.name!r}: {agent_spec.class_name} is no Agent")
-    _refuse_dependencies(cls, agent_spec)
     agent = cls.__new__(cls)
     _set_up(agent, guild_spec, agent_spec, generator, state or {})
+    agent._organization = organization_id or _organization_of(guild_spec)
+    agent._dependency_resolvers = _resolvers(cls, guild_spec, agent_spec, environ)
     agent._client = client_factory(f"{guild_spec.id}${agent_spec.id}", agent_spec.name, agent._on_message)
     _initialize(agent)
     return agent
@@ -253,13 +296,19 @@ def _properties(cls: type[Agent[Any]], spec: AgentSpec) -> BaseModel:
         ) from error
 
 
-def _refuse_dependencies(cls: type[Agent[Any]], spec: AgentSpec) -> None:
-    for handler in cls._handlers.values():
-        if handler.depends_on:
-            wanted = ", ".join(handler.depends_on)
-            raise AgentError(
-                f"agent {spec.name!r}: {handler.name} depends on {wanted}; dependencies cannot be given yet"
-            )
+def _organization_of(guild_spec: GuildSpec) -> str | None:
+    organization = guild_spec.properties.get("organization_id")
+    return organization if isinstance(organization, str) and organization else None
+
+
+def _resolvers(
+    cls: type[Agent[Any]], guild_spec: GuildSpec, spec: AgentSpec, environ: Mapping[str, str]
+) -> dict[str, DependencyResolver[Any]]:
+    wanted = [*cls.list_all_dependencies(), *map(as_dependency, spec.additional_dependencies)]
+    try:
+        return build_resolvers((dependency.dependency_key for dependency in wanted), guild_spec, spec, environ)
+    except AgentError as error:
+        raise type(error)(f"agent {spec.name!r}: {error}") from error
 
 
 def _initialize(agent: Agent[Any]) -> None:

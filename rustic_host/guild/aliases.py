@@ -16,10 +16,12 @@ from rustic_host.errors import AgentLoadError
 _AGENTS = "rustic_ai.core.agents"
 _BACKENDS = "rustic_ai.core.messaging.backend"
 _CLIENTS = "rustic_ai.core.messaging.client"
+_DEPENDS = "rustic_ai.core.guild.agent_ext.depends"
 _ENGINES = "rustic_ai.core.guild.execution"
 _PROCESSES = "rustic_host.execution.MultiProcessExecutionEngine"
 _THREADS = "rustic_host.execution.MultiThreadedEngine"
 _SYNC = "rustic_host.execution.SyncExecutionEngine"
+_ENV_SECRETS = "rustic_host.guild.secrets.EnvSecretProviderDependencyResolver"
 _MEMORY = "rustic_host.messaging.InMemoryMessagingBackend"
 _REDIS = "rustic_host.messaging.RedisMessagingBackend"
 
@@ -46,6 +48,7 @@ ALIASES: dict[str, str] = {
     f"{_ENGINES}.multithreaded.multithreaded_exec_engine.MultiThreadedEngine": _THREADS,
     f"{_ENGINES}.multiprocess.MultiProcessExecutionEngine": _PROCESSES,
     f"{_ENGINES}.multiprocess.multiprocess_exec_engine.MultiProcessExecutionEngine": _PROCESSES,
+    f"{_DEPENDS}.secrets.env_secret_provider.EnvSecretProviderDependencyResolver": _ENV_SECRETS,
     "rustic_ai.forge.ForgeExecutionEngine": _PROCESSES,
     "rustic_ai.ray.RayExecutionEngine": "rustic_host.execution.RayExecutionEngine",
 }

@@ -65,9 +65,6 @@ def _in_mapping(
 
 
 def _check_expression(document: Document, path: DataPath, language: str, source: str) -> None:
-    if language == "cel" and language not in LANGUAGES:
-        document.warn(path, f"`{path_text(path)}` is CEL, which is not built in yet", code="expression")
-        return
     if language not in LANGUAGES or document.is_broken(path):
         return  # the shape's check names the languages
     try:

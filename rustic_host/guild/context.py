@@ -1,6 +1,8 @@
 """What a handler is given: the message it handles, and the ways to send."""
 
+import json
 from collections.abc import Mapping
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel
@@ -35,6 +37,7 @@ class ProcessContext(Sending, Generic[Payload]):
     def __init__(self, agent: "Agent[Any]", message: Message, handler: Handler, slip: RoutingSlip | None) -> None:
         super().__init__(agent, message, handler, slip)
         self._parsed: Any = None
+        self._to_be_followed = False
 
     @property
     def payload(self) -> Payload:
@@ -48,6 +51,21 @@ class ProcessContext(Sending, Generic[Payload]):
     def message(self) -> Message:
         """The message being handled."""
         return self._message
+
+    @property
+    def idempotency_key(self) -> str:
+        """A name for this handler's work on this message: the same each time it is done again after a crash.
+
+        For what a handler does outside, where "exactly once" ends: hand it to a payment service, or write it beside a
+        row. It is made of the guild, the agent's id, the handler, the topic, and what makes the message this one and no
+        handler changes: its id, sender, format, what it answers, its conversation and trace. (Not of the payload: a
+        handler that changes that first would get another key. Ids of one sender do not repeat.) 32 hexadecimal digits.
+        """
+        message, sender = self._message, self._message.sender
+        names = [self._agent.guild_id, self._agent.id, self._handler.name, message.topic_published_to]
+        marks = [message.id, sender.id, sender.name, message.format, message.in_response_to]
+        more = [message.conversation_id, message.traceparent]
+        return blake2b(json.dumps([names, marks, more]).encode(), digest_size=16).hexdigest()
 
     @property
     def agent(self) -> "Agent[Any]":

@@ -4,16 +4,15 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
-import structlog
-
 from rustic_host.errors import RoutingError
 from rustic_host.guild.context import ProcessContext
 from rustic_host.guild.expressions import evaluate
-from rustic_host.guild.messages import ErrorMessage, SelfReadyNotification, format_of
+from rustic_host.guild.fixtures import run_fixtures
+from rustic_host.guild.messages import ErrorMessage, SelfReadyNotification, detached, format_of
 from rustic_host.guild.processor import Handler
-from rustic_host.guild.state import copy_json
 from rustic_host.guild.topics import GuildTopics
 from rustic_host.messaging import Message, RoutingSlip
+from rustic_host.telemetry.logs import message_in_hand
 from rustic_host.telemetry.tracing import AttributeValue, get_tracer, mark_failed
 
 if TYPE_CHECKING:
@@ -48,15 +47,16 @@ def dispatch(agent: "Agent[Any]", message: Message) -> HandleResult:
     chosen = _candidates(agent, message, topic)
     if not chosen:
         return "unhandled"
-    tracer = get_tracer()
-    attributes = _attributes(agent, message, chosen) if tracer.enabled else {}
-    with (
-        structlog.contextvars.bound_contextvars(message_id=message.id),
-        tracer.process(topic, parent=message.traceparent, attributes=attributes) as span,
-    ):
-        private = len(chosen) > 1
-        slip = _slip_for(agent, message, topic)
-        return _worst(_run(agent, handler, _copy(message) if private else message, slip, span) for handler in chosen)
+    token = message_in_hand.set(message.id)
+    try:
+        tracer = get_tracer()
+        if not tracer.enabled:
+            return _run_all(agent, chosen, message, topic, None)
+        attributes = _attributes(agent, message, chosen)
+        with tracer.process(topic, parent=message.traceparent, attributes=attributes) as span:
+            return _run_all(agent, chosen, message, topic, span)
+    finally:
+        message_in_hand.reset(token)
 
 
 def publish(agent: "Agent[Any]", messages: Iterable[Message]) -> None:
@@ -92,6 +92,15 @@ def _slip_for(agent: "Agent[Any]", message: Message, topic: str) -> RoutingSlip 
     return agent.guild_spec.routes
 
 
+def _run_all(
+    agent: "Agent[Any]", chosen: list[Handler], message: Message, topic: str, span: "Span | None"
+) -> HandleResult:
+    slip = _slip_for(agent, message, topic)
+    if len(chosen) == 1:
+        return _run(agent, chosen[0], message, slip, span)
+    return _worst([_run(agent, handler, detached(message), slip, span) for handler in chosen])
+
+
 def _run(
     agent: "Agent[Any]", handler: Handler, message: Message, slip: RoutingSlip | None, span: "Span | None"
 ) -> HandleResult:
@@ -100,16 +109,38 @@ def _run(
     try:
         if not _takes(agent, handler, message):
             return "unhandled"
-        agent._call(handler, context)
+        agent._context = context
+        _process(agent, handler, context)
         publish(agent, context._outbox)
     # A handler that was cancelled has failed like any other; only what ends the process may pass.
     except (Exception, asyncio.CancelledError) as error:
         agent._state = before
         agent.logger.exception("handler_failed", handler=handler.name, message_id=message.id, format=message.format)
         mark_failed(span, error)
-        _report(agent, handler, message, slip, error)
+        _report(agent, context, error)
         return "error"
+    finally:
+        agent._context = None
     return "error" if context._failed_routes else "ok"
+
+
+def _process(agent: "Agent[Any]", handler: Handler, context: ProcessContext[Any]) -> None:
+    dependencies = agent._resolve_dependencies(handler) if handler.depends_on else {}
+    fixtures = agent._fixtures
+    if fixtures is None:
+        agent._call(handler, context, dependencies)
+        return
+    run_fixtures(agent, fixtures.before_process, context)
+    context._to_be_followed = True
+    agent._call(handler, context, dependencies)
+    _follow_up(agent, context)
+
+
+def _follow_up(agent: "Agent[Any]", context: ProcessContext[Any]) -> None:
+    """Run what must run after a handler for which what runs before did run; once."""
+    if agent._fixtures is not None and context._to_be_followed:
+        context._to_be_followed = False
+        run_fixtures(agent, agent._fixtures.after_process, context)
 
 
 def _takes(agent: "Agent[Any]", handler: Handler, message: Message) -> bool:
@@ -138,26 +169,16 @@ def _holds(agent: "Agent[Any]", handler: Handler, predicate: Any, message: Messa
         return False
 
 
-def _report(
-    agent: "Agent[Any]", handler: Handler, message: Message, slip: RoutingSlip | None, error: BaseException
-) -> None:
-    # A context of its own: what the failed one has sent and used up of the slip is void.
-    context: ProcessContext[Any] = ProcessContext(agent, message, handler, slip)
+def _report(agent: "Agent[Any]", context: ProcessContext[Any], error: BaseException) -> None:
+    context._begin()
     report = ErrorMessage(
         agent_type=agent.get_qualified_class_name(),
         error_type=UNHANDLED_EXCEPTION,
         error_message=str(error) or type(error).__name__,
     )
     context.send_error(report)
+    _follow_up(agent, context)
     publish(agent, context._outbox)
-
-
-def _copy(message: Message) -> Message:
-    """Return a copy whose lists and dicts can be changed without any other handler of ``message`` seeing it."""
-    containers = {key: copy_json(value) for key, value in vars(message).items() if isinstance(value, dict | list)}
-    slip = message.routing_slip
-    containers["routing_slip"] = None if slip is None else RoutingSlip(steps=list(slip.steps))
-    return message.model_copy(update=containers)
 
 
 def _worst(results: Iterable[HandleResult]) -> HandleResult:

@@ -25,9 +25,12 @@ class Limits:
     milliseconds: int = 1000
     """Wall time, checked between steps: one regular expression or built-in function is not interrupted."""
     depth: int = 500
-    """Nested evaluations: a level of recursion in an expression takes about four, one more ``&`` in a chain one."""
+    """Nested evaluations: a level of recursion in an expression takes about four, one more ``&`` in a chain one. Of
+    CEL, which has no recursion, the levels of the compiled text: one for each operator of a chain, two of a sum."""
     characters: int = 65_536
     """Length of the source text."""
+    size: int = 10_000_000
+    """Characters and list items that additions may make, all together; of CEL only."""
 
 
 DEFAULT_LIMITS = Limits()
@@ -68,7 +71,14 @@ class JsonataExpression:
             raise RoutingError(f"JSONata failed: {_reason(error)}") from error
 
 
-LANGUAGES: dict[str, Callable[[str, Limits], Expression]] = {"jsonata": JsonataExpression}
+def _cel(source: str, limits: Limits) -> Expression:
+    # Late, because the library takes a tenth of a second to import and most guilds have no CEL.
+    from rustic_host.guild.cel import CelExpression
+
+    return CelExpression(source, limits)
+
+
+LANGUAGES: dict[str, Callable[[str, Limits], Expression]] = {"jsonata": JsonataExpression, "cel": _cel}
 
 
 @lru_cache(maxsize=4096)
@@ -95,9 +105,7 @@ def plain_json(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
-        if not math.isfinite(value):
-            raise RoutingError(f"an expression gave {value}, which JSON cannot hold")
-        return value
+        return finite(value)
     if isinstance(value, dict):
         return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -105,6 +113,13 @@ def plain_json(value: Any) -> Any:
     if value is Utils.NULL_VALUE:
         return None
     raise RoutingError("an expression gave a function, not a JSON value")
+
+
+def finite(value: float) -> float:
+    """Return ``value``. Raises RoutingError for an infinity or no number, which JSON cannot hold."""
+    if not math.isfinite(value):
+        raise RoutingError(f"an expression gave {value}, which JSON cannot hold")
+    return value
 
 
 def _reason(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextvars
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,18 +21,22 @@ class HandlerLoop:
         if self._runner is None:
             self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         loop = self._runner.get_loop()
-        if not _loop_is_running():
-            loop.run_until_complete(work)
-            return
-        # In a notebook this thread has a running loop, and a thread can run only one.
-        with ThreadPoolExecutor(max_workers=1) as executor:
-            executor.submit(contextvars.copy_context().run, loop.run_until_complete, work).result()
+        _call(lambda: loop.run_until_complete(work))
 
     def close(self) -> None:
         """Cancel what handlers left running, and end the loop."""
         runner, self._runner = self._runner, None
         if runner is not None:
-            runner.close()
+            _call(runner.close)
+
+
+def _call(turn: Callable[[], object]) -> None:
+    """Call what turns a loop; in a notebook this thread has a running loop, and a thread can run only one."""
+    if not _loop_is_running():
+        turn()
+        return
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        executor.submit(contextvars.copy_context().run, turn).result()
 
 
 def _loop_is_running() -> bool:

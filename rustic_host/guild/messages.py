@@ -4,7 +4,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel
 
-from rustic_host.guild.state import StateUpdateFormat
+from rustic_host.guild.state import StateUpdateFormat, copy_json
+from rustic_host.messaging import Message, RoutingSlip
 
 
 class SystemModel(BaseModel):
@@ -53,3 +54,11 @@ def format_of(model: type[BaseModel]) -> str:
     """
     declared = vars(model).get("wire_format")
     return declared if isinstance(declared, str) else f"{model.__module__}.{model.__name__}"
+
+
+def detached(message: Message) -> Message:
+    """Return a copy whose lists and dicts can be changed without anybody else who holds ``message`` seeing it."""
+    containers = {key: copy_json(value) for key, value in vars(message).items() if isinstance(value, dict | list)}
+    slip = message.routing_slip
+    containers["routing_slip"] = None if slip is None else RoutingSlip(steps=list(slip.steps))
+    return message.model_copy(update=containers)

@@ -36,7 +36,7 @@ class Problem:
         return replace(self, severity="error")
 
 
-class InvalidSpecError(SpecError):
+class InvalidSpecError(SpecError, ValueError):
     """A spec is wrong: ``problems`` holds all rows, warnings too; the text lists the errors."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:

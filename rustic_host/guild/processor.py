@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from rustic_host.errors import AgentError
+from rustic_host.guild.dependencies import AgentDependency, as_dependency
 from rustic_host.guild.messages import format_of
 from rustic_host.guild.topics import GuildTopics
 from rustic_host.messaging import Message
@@ -29,27 +30,28 @@ class Handler:
     """The format it takes; None is any."""
     predicate: Predicate | None
     handle_essential: bool
-    depends_on: tuple[str, ...]
+    depends_on: tuple[AgentDependency, ...]
 
 
 def processor(
     clz: Any,
     predicate: Predicate | None = None,
     handle_essential: bool = False,
-    depends_on: Sequence[str] | None = None,
+    depends_on: Sequence[str | AgentDependency] | None = None,
 ) -> Callable[[Function], Function]:
     """Mark a method ``(self, ctx)``, plain or ``async``, as the handler of payloads of ``clz``.
 
     ``clz`` is a pydantic model, or ``JsonDict`` for a raw handler of every format. ``predicate(self, message)`` says
     whether this message is taken. Only handlers with ``handle_essential`` see the essential topics and the agent's
-    self inbox. ``depends_on`` names dependencies that are passed as keyword arguments. Raises AgentError for another
-    ``clz``.
+    self inbox. ``depends_on`` names dependencies that are passed as keyword arguments, each as an AgentDependency or a
+    text (see :meth:`~rustic_host.guild.dependencies.AgentDependency.from_string`). Raises AgentError for another
+    ``clz`` or a wrong dependency.
     """
-    model = _payload_model(clz)
+    model, dependencies = _payload_model(clz), _dependencies(depends_on or ())
 
     def mark(function: Function) -> Function:
         name, format_name = function.__name__, format_of(model) if model else None
-        handler = Handler(name, model, format_name, predicate, handle_essential, tuple(depends_on or ()))
+        handler = Handler(name, model, format_name, predicate, handle_essential, dependencies)
         setattr(function, _MARK, handler)
         return function
 
@@ -97,6 +99,16 @@ def _topics_of_format(name: str | None) -> frozenset[str]:
         if name is not None and name.startswith(prefix):
             return topics
     return frozenset(GuildTopics.ESSENTIAL)
+
+
+def _dependencies(given: Sequence[str | AgentDependency]) -> tuple[AgentDependency, ...]:
+    if isinstance(given, str):
+        raise AgentError(f"depends_on takes a list, not the text {given!r}")
+    dependencies = tuple(as_dependency(dependency) for dependency in given)
+    names = [dependency.variable_name for dependency in dependencies]
+    if len(set(names)) < len(names):
+        raise AgentError(f"depends_on gives one argument twice: {', '.join(names)}")
+    return dependencies
 
 
 def _payload_model(clz: Any) -> type[BaseModel] | None:

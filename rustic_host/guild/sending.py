@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from rustic_host.errors import MessageError, RoutingError
-from rustic_host.guild.messages import ErrorMessage, StateUpdateRequest, format_of
+from rustic_host.guild.fixtures import run_fixtures
+from rustic_host.guild.messages import ErrorMessage, StateUpdateRequest, detached, format_of
 from rustic_host.guild.processor import Handler
 from rustic_host.guild.routing import (
     ERROR_RULE,
@@ -61,9 +62,16 @@ class Sending:
         self._agent = agent
         self._message = message
         self._handler = handler
-        self._slip = slip
+        self._first_slip = slip
+        self._in_fixture = False
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin, or begin anew: all that was sent, used up of the slip or set in the context is void."""
+        message = self._message
+        self._slip = self._first_slip
         self._origin_stack: list[GuildStackEntry] = message.origin_guild_stack
-        self._session: JsonDict = copy_json(message.session_state or {})
+        self._session: JsonDict = copy_json(message.session_state) if message.session_state else {}
         self._step: RoutingRule | None = None
         self._sent: list[Message] = []
         self._sent_errors: list[Message] = []
@@ -71,12 +79,36 @@ class Sending:
         self._failed_routes = 0
 
     def _send(self, payload: JsonDict, message_format: str, options: Options) -> list[GemstoneID]:
+        if self._agent._fixtures is not None:
+            self._before_sending(options)
         sender = self._agent._as_sender(self._handler.name)
         matched, self._slip = take_steps(self._slip, sender, self._message, message_format)
         rules: list[RoutingRule | None] = [*matched, ERROR_RULE] if options.is_error else [*matched] or [None]
         draft = self._draft(payload, message_format, options)
         made = [self._follow(rule, draft, options) for rule in rules]
         return [message.id_obj for message in made if message is not None]
+
+    def _before_sending(self, options: Options) -> None:
+        fixtures = self._agent._fixtures
+        if fixtures is None or self._in_fixture:  # what they send themselves must not start them again
+            return
+        self._in_fixture = True
+        run_fixtures(self._agent, fixtures.on_send_error if options.is_error else fixtures.on_send, self)
+        self._in_fixture = False
+
+    def _modified(self, message: Message) -> Message:
+        """Return the message as the agent's fixtures want it; as it was, if they made it one that cannot be written."""
+        fixtures = self._agent._fixtures
+        if fixtures is None or not fixtures.outgoing_message_modifier:
+            return message
+        changed = detached(message)
+        run_fixtures(self._agent, fixtures.outgoing_message_modifier, self, changed)
+        try:
+            changed.to_json_bytes()
+        except MessageError as error:
+            self._agent.logger.warning("modified_message_refused", message_id=message.id, error=str(error))
+            return message
+        return changed
 
     def _draft(self, payload: JsonDict, message_format: str, options: Options) -> Routable:
         origin = self._message
@@ -100,6 +132,8 @@ class Sending:
         except (RoutingError, StateUpdateRefusedError) as error:
             self._report_failed_route(rule, error)
             return None
+        if self._agent._fixtures is not None:
+            message = self._modified(message)
         (self._sent_errors if options.is_error else self._sent).append(message)
         self._outbox.append(message)
         return message
@@ -182,13 +216,13 @@ class Sending:
         carry_session_state: bool = False,
         reason: list[str] | str | None = None,
     ) -> GemstoneID:
-        """Send past all routes. The message carries the guild's routes unless told otherwise."""
+        """Send past all routes. The message carries the guild's routes, or else those of the message being handled."""
         origin = self._message
         new_id = self._agent._generate_id(priority)
         entry = self._history_entry(new_id, None, [], [reason] if isinstance(reason, str) else reason or [])
         before = [] if reset_history else origin.message_history if message_history is None else message_history
-        if routing_slip is None and attach_guild_routes:
-            routing_slip = self._agent.guild_spec.routes
+        if routing_slip is None:
+            routing_slip = self._agent.guild_spec.routes if attach_guild_routes else origin.routing_slip
         message = new_message(
             new_id,
             sender=self._agent.get_agent_tag(),
@@ -208,6 +242,7 @@ class Sending:
             session_state={**self._session, **(session_state or {})} if carry_session_state else session_state,
             enrich_with_history=enrich_with_history,
             process_status=process_status,
+            origin_guild_stack=origin.origin_guild_stack,
         )
         self._outbox.append(message)
         return new_id

@@ -8,6 +8,7 @@ a small file from becoming a large document: nesting, the number of parts (alias
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,21 @@ _CONSTRUCTORS: dict[str, Any] = {
 
 def read_document(path: Path) -> Document:
     """Read the file with all that it includes. What is wrong is in ``problems`` of the result, never raised."""
-    return _Reader(path).read()
+    return _Reader(path, lambda: compose(read_text(path), as_json=_names_json(path))).read()
+
+
+def read_document_text(text: str, name: str, *, as_json: bool) -> Document:
+    """Read a spec that is no file: ``name`` stands for one in ``problems``, and nothing can be included."""
+    return _Reader(Path(name), lambda: compose(text, as_json=as_json), in_folder=False).read()
+
+
+def _names_json(path: Path) -> bool:
+    return path.suffix.lower() == ".json"
 
 
 class _Reader:
-    def __init__(self, top: Path) -> None:
-        self._top = top
+    def __init__(self, top: Path, top_node: Callable[[], Any], *, in_folder: bool = True) -> None:
+        self._top, self._top_node, self._in_folder = top, top_node, in_folder
         self._root = top.parent.resolve()
         self._document = Document(Position(str(top), 1, 1))
         self._parts = 0
@@ -50,17 +60,17 @@ class _Reader:
 
     def read(self) -> Document:
         try:
-            self._document.data = self._file(self._top, (), None)
+            self._document.data = self._file(self._top, self._top_node, (), None)
         except _TooMuch as error:
             self._document.problems.clear()
             self._document.report("error", error.position, str(error), code="limit")
             self._document.broken.add(())
         return self._document
 
-    def _file(self, path: Path, at: DataPath, tag: Position | None) -> Any:
-        """Read the value of a whole file; ``tag`` is where it is included from."""
+    def _file(self, path: Path, nodes: Callable[[], Any], at: DataPath, tag: Position | None) -> Any:
+        """Read the value of a whole file; ``nodes`` makes its node graph, ``tag`` is where it is included from."""
         try:
-            node = compose(read_text(path), as_json=path.suffix.lower() == ".json")
+            node = nodes()
         except SourceError as error:
             if tag and error.missing:
                 return self._broken(at, tag, f"no such file: {path}", code=MISSING_FILE)
@@ -160,6 +170,8 @@ class _Reader:
     def _included(self, node: Any, at: DataPath, where: Position) -> Any:
         if not isinstance(node, yaml.ScalarNode) or not node.value:
             return self._broken(at, where, f"`{node.tag}` names no file; expected a path")
+        if not self._in_folder:
+            return self._broken(at, where, f"`{node.tag}` in a spec that is no file, so it has no folder to read from")
         path = self._open[-1].parent / node.value
         if not self._is_inside(path):
             folder = self._top.parent
@@ -171,7 +183,7 @@ class _Reader:
         if path.resolve() in [opened.resolve() for opened in self._open]:
             chain = " > ".join(opened.name for opened in [*self._open, path])
             return self._broken(at, where, f"circular include: {chain}", code="include")
-        return self._file(path, at, where)
+        return self._file(path, lambda: compose(read_text(path), as_json=_names_json(path)), at, where)
 
     def _is_inside(self, path: Path) -> bool:
         try:

@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rustic_host.messaging.delivery import Entry, Result
+from rustic_host.messaging.delivery import Entry, Kept, Result
 from rustic_host.messaging.message import Message
-from rustic_host.messaging.pump import Pump
+from rustic_host.messaging.pump import Pump, TimeKeeper
 
 
 class MessagingBackend(ABC):
@@ -53,13 +53,19 @@ class MessagingBackend(ABC):
         """Let go of connections, threads and subscriptions; stored messages stay."""
         return
 
+    def load_state(self, namespace: str, client_id: str) -> tuple[int, dict[str, Any]]:
+        """Version and state of what a client keeps; 0 and nothing where none is stored."""
+        return 0, {}
+
     def open_client(
         self,
         namespace: str,
         client_id: str,
         topics: Callable[[], Sequence[str]],
         handle: Callable[[Entry], Result],
-        restore: Callable[[dict[str, Any]], None],
+        restore: Callable[[Kept], None],
+        give_up: Callable[[Entry, Exception], Result],
+        time_keeper: TimeKeeper | None = None,
     ) -> Pump | None:
         """The loop of a durable client, for a backend that keeps what each has read; None when it does not.
 

@@ -24,7 +24,7 @@ def dead_letter(
         "original_message_id": message.id if message else None,
         "original_message": json.loads(message.to_json_bytes()) if message else None,
         "error_type": type(error).__name__,
-        "error_message": str(error),
+        "error_message": str(error).encode(errors="backslashreplace").decode(),  # a file name may hold any byte
     }
     if message is None:
         payload["original_text"] = (entry.body or b"").decode(errors="replace")

@@ -43,6 +43,16 @@ class Entry(NamedTuple):
     """The JSON; None when retention trimmed it while it was pending."""
 
 
+class Kept(NamedTuple):
+    """What one client keeps in the store, as of its last commit."""
+
+    state: dict[str, Any] = {}
+    version: int = 0
+    """How many changes of the state were committed."""
+    timers: dict[str, Any] = {}
+    """By key; the store does not look into them."""
+
+
 @dataclass(slots=True)
 class Result:
     """What became of one entry."""
@@ -53,3 +63,5 @@ class Result:
     outputs: list[Frame] = field(default_factory=list)
     state: dict[str, Any] | None = None
     """The reader's whole new state, when the handler changed it."""
+    timers: dict[str, Any] | None = None
+    """All timers of the reader, when the handler changed some."""

@@ -16,8 +16,11 @@ import time
 from pathlib import Path
 
 import redis as redis_py
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from rustic_host.errors import CannotCreateError, ConfigError, HostRunningError
+from rustic_host.messaging.aof_repair import repair
 from rustic_host.telemetry.logs import get_logger
 
 MAX_SOCKET_PATH = 107
@@ -60,8 +63,8 @@ class EmbeddedServer:
     def __init__(
         self, folder: Path, runtime: Path, *, durability: str = "everysec", binary: Path | None = None
     ) -> None:
-        self.folder = folder
-        self.socket = _socket_path(folder, runtime)
+        self.folder = folder.absolute()  # the server changes into it, and takes what is relative from there
+        self.socket = _socket_path(self.folder, runtime.absolute())
         self.pid: int | None = None
         self.adopted = False
         self._durability, self._binary = durability, binary
@@ -76,18 +79,12 @@ class EmbeddedServer:
             CannotCreateError: it does not start; the end of its log is in the text.
         """
         self._hold_folder()
-        if (pid := self._running()) is not None:
-            self.pid, self.adopted = pid, True
-            log.info("embedded_server_adopted", pid=pid, socket=str(self.socket))
-            return
-        self._spawn()
-        log.info("embedded_server_started", pid=self.pid, socket=str(self.socket))
+        self._adopt_or_spawn()
 
     def respawn(self) -> None:
         """Start it again after it died; raises as :meth:`start`."""
         self._reap()
-        self._spawn()
-        log.info("embedded_server_restarted", pid=self.pid)
+        self._adopt_or_spawn()
 
     def stop(self) -> None:
         """End the server in order (its data is safe on disk then) and let go of the folder."""
@@ -100,7 +97,7 @@ class EmbeddedServer:
 
     def ping(self) -> int | None:
         """Pid of the server that answers on the socket, loaded and ready; None when none does."""
-        return self._running()
+        return self._running() or None
 
     def _hold_folder(self) -> None:
         if self._lock_fd is not None:
@@ -126,41 +123,83 @@ class EmbeddedServer:
         self._lock_fd = fd
 
     def _running(self) -> int | None:
+        """Pid of the server that answers; 0 while it still loads its data."""
         if not self.socket.exists():
             return None
-        client = redis_py.Redis(unix_socket_path=str(self.socket), socket_timeout=2)
+        client = redis_py.Redis(unix_socket_path=str(self.socket), socket_timeout=2, retry=Retry(NoBackoff(), 0))
         try:
             client.ping()
             return int(client.info("server")["process_id"])
+        except redis_py.BusyLoadingError:
+            return 0
         except redis_py.RedisError:
             return None
         finally:
             client.close()
 
-    def _spawn(self) -> None:
-        self.socket.unlink(missing_ok=True)
-        self.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        command = [
-            str(self._binary or find_binary()),
+    def _adopt_or_spawn(self) -> None:
+        """Two servers would write to one file, so another is started only when none has the data any more."""
+        give_up, pause = time.monotonic() + START_SECONDS, 0.01
+        while True:
+            if pid := self._running():
+                self.pid, self.adopted = pid, True
+                log.info("embedded_server_adopted", pid=pid, socket=str(self.socket))
+                return
+            if pid is None and (data_fd := self._lock_data()) is not None:
+                self._spawn(data_fd)
+                log.info("embedded_server_started", pid=self.pid, socket=str(self.socket))
+                return
+            if pid is None and time.monotonic() > give_up:
+                raise CannotCreateError(f"a server that does not answer has the data in {self.folder}; end it")
+            time.sleep(pause)
+            pause = min(pause * 2, 0.2)
+
+    def _lock_data(self) -> int | None:
+        """A descriptor whose lock the server inherits and holds for as long as it, or a child of it, lives."""
+        fd = os.open(self.folder / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        return fd
+
+    def _spawn(self, data_fd: int) -> None:
+        try:
+            binary = self._binary or find_binary()
+            repair(binary, self.folder)
+            self.socket.unlink(missing_ok=True)
+            self.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # A session of its own: Ctrl-C in the terminal is for the host, which ends the server last.
+            self._process = subprocess.Popen(
+                self._command(binary), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                start_new_session=True, umask=0o077, pass_fds=[data_fd],
+            )  # fmt: skip
+        except OSError as error:
+            raise CannotCreateError(f"the embedded server cannot be started: {error}") from error
+        finally:
+            os.close(data_fd)
+        self.pid, self.adopted = self._process.pid, False
+        self._await_ready(self._process)
+
+    def _command(self, binary: Path) -> list[str]:
+        return [
+            str(binary),
             *("--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "600"),
             *("--dir", str(self.folder), "--logfile", str(self.folder / "valkey.log"), "--daemonize", "no"),
             *("--appendonly", "yes", "--appendfsync", self._durability, "--save", ""),
             *("--maxmemory-policy", "noeviction"),
         ]
-        # A session of its own: Ctrl-C in the terminal is for the host, which ends the server last.
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True, umask=0o077,
-        )  # fmt: skip
-        self.pid, self.adopted = self._process.pid, False
-        self._await_ready(self._process)
 
     def _await_ready(self, process: subprocess.Popen[bytes]) -> None:
-        """A server says nowhere that its socket is there, so ask, quickly at first."""
+        """A server says nowhere that its socket is there, so ask, quickly at first. Loading may take any time."""
         give_up, pause = time.monotonic() + START_SECONDS, 0.002
-        while self._running() != process.pid:
-            if process.poll() is not None or time.monotonic() > give_up:
-                self.pid = None
+        while (pid := self._running()) != process.pid:
+            late = pid is None and time.monotonic() > give_up
+            if late:
+                process.kill()
+            if late or process.poll() is not None:
+                self._reap()
                 raise CannotCreateError(f"the embedded Valkey does not start: {self._last_log()}")
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(pause)
@@ -208,7 +247,6 @@ def _socket_path(folder: Path, runtime: Path) -> Path:
 
 
 def _ended(handle: int, timeout: float) -> bool:
-
     poll = select.poll()
     poll.register(handle, select.POLLIN)
     return bool(poll.poll(timeout * 1000))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from rustic_host.errors import MessageError, MessagingError
 from rustic_host.messaging.client import Client
 from rustic_host.messaging.config import MessagingConfig
 from rustic_host.messaging.dead_letter import DEAD_LETTER_TOPIC, dead_letter
-from rustic_host.messaging.delivery import Entry, Frame, Result, frames_of
+from rustic_host.messaging.delivery import Entry, Frame, Kept, Result, frames_of
 from rustic_host.messaging.gemstone_id import GemstoneGenerator
 from rustic_host.messaging.message import Message
-from rustic_host.messaging.pump import Pump
+from rustic_host.messaging.pump import Pump, TimeKeeper
 from rustic_host.messaging.reader import Reader
 from rustic_host.telemetry.logs import get_logger
 
@@ -22,14 +22,20 @@ SELF_INBOX = "agent_self_inbox"
 log = get_logger(__name__)
 
 
-class StateHolder(Protocol):
-    """Keeps state that goes into the commits of its client; an agent is one."""
+class StateHolder(TimeKeeper, Protocol):
+    """Keeps state and timers that go into the commits of its client; an agent is one."""
 
     def take_state_change(self) -> dict[str, Any] | None:
         """The whole new state when handlers changed it since the last call."""
 
-    def restore_state(self, state: dict[str, Any]) -> None:
-        """Go on from the state as it is stored."""
+    def take_timer_change(self) -> dict[str, Any] | None:
+        """All timers when handlers changed some since the last call."""
+
+    def restore(self, kept: Kept) -> None:
+        """Go on from what is stored."""
+
+    def forget(self, message: Message) -> None:
+        """A message is given up: what waits for its being handled must not wait."""
 
 
 class _Outbox(threading.local):
@@ -73,10 +79,14 @@ class MessagingInterface:
         """End the client's subscriptions and detach it; unknown clients are left alone."""
         if self.clients.pop(client.id, None) is None:
             return
-        for topic in [t for t, ids in self.subscribers.items() if client.id in ids]:
-            self._drop(topic, client.id)
+        topics = self.topics_of(client.id)
+        for topic in topics:
+            self._forget(topic, client.id)
         if reader := self._readers.pop(client.id, None):
             reader.close()
+        elif client.id not in self._manual:
+            for topic in topics:
+                self.backend.unsubscribe(self._full(topic), client_id=client.id)
         self._manual.discard(client.id)
         client.disconnect()
 
@@ -127,7 +137,8 @@ class MessagingInterface:
 
     def topics_of(self, client_id: str) -> list[str]:
         """Topics (without namespace) that a client is subscribed to."""
-        return [topic for topic, ids in self.subscribers.items() if client_id in ids]
+        known = list(self.subscribers.items())  # readers ask in their own threads
+        return [topic for topic, ids in known if client_id in ids]
 
     def get_messages(self, topic: str) -> list[Message]:
         """All stored messages of a topic, by id."""
@@ -161,10 +172,14 @@ class MessagingInterface:
         self._outbox.frames = []
         try:
             outcome = self._deliver(client, entry.topic, message)
-            return Result(entry, outcome, self._outbox.frames, state.take_state_change() if state else None)
+            result = Result(entry, outcome, self._outbox.frames)
+            if state is not None:
+                result.state, result.timers = state.take_state_change(), state.take_timer_change()
+            return result
         except Exception as failure:
             log.exception("handler_failed", client=client.id, topic=entry.topic, message_id=message.id)
-            return self._given_up(client, entry, message, "failed", failure)
+            as_it_came, _ = _parsed(entry)  # the handler may have changed its copy
+            return self._given_up(client, entry, as_it_came, "failed", failure, state)
         finally:
             self._outbox.frames = None
 
@@ -183,7 +198,13 @@ class MessagingInterface:
         message.session_state = {**(message.session_state or {}), "enriched_history": [m.to_json() for m in found]}
 
     def _given_up(
-        self, client: Client, entry: Entry, message: Message | None, outcome: str, error: Exception | None
+        self,
+        client: Client,
+        entry: Entry,
+        message: Message | None,
+        outcome: str,
+        error: Exception | None,
+        state: StateHolder | None = None,
     ) -> Result:
         """Facts 2.4: a dead letter, in the commit that acknowledges. One about the dead letter topic is only logged."""
         if entry.body is None:
@@ -192,7 +213,11 @@ class MessagingInterface:
             log.error("dead_letter_not_handled", client=client.id, error=str(error))
             return Result(entry, outcome)
         letter = dead_letter(self._generator.get_id(), self.namespace, client.id, entry, message, error)
-        return Result(entry, outcome, frames_of(letter))
+        result = Result(entry, outcome, frames_of(letter))
+        if state is not None and message is not None:
+            state.forget(message)
+            result.timers = state.take_timer_change()
+        return result
 
     def _open(self, client: Client, state: StateHolder | None) -> Pump | None:
         return self.backend.open_client(
@@ -200,17 +225,22 @@ class MessagingInterface:
             client.id,
             lambda: self.topics_of(client.id),
             lambda entry: self.handle(client, entry, state),
-            state.restore_state if state else _keeps_nothing,
+            state.restore if state else _keeps_nothing,
+            lambda entry, error: self._given_up(client, entry, _parsed(entry)[0], "failed", error, state),
+            state,
         )
 
     def _callback(self, client: Client) -> Callable[[Message], object]:
-        return lambda message: self._deliver(client, message.topic_published_to or "", message.model_copy())
+        return lambda message: self._deliver(client, message.topic_published_to or "", message)
 
-    def _drop(self, topic: str, client_id: str) -> None:
+    def _forget(self, topic: str, client_id: str) -> None:
         ids = self.subscribers.get(topic, set())
         ids.discard(client_id)
         if not ids:
             self.subscribers.pop(topic, None)
+
+    def _drop(self, topic: str, client_id: str) -> None:
+        self._forget(topic, client_id)
         if reader := self._readers.get(client_id):
             reader.refresh()
         elif client_id not in self._manual:
@@ -223,7 +253,7 @@ class MessagingInterface:
         return topic.removeprefix(f"{self.namespace}:")
 
 
-def _keeps_nothing(state: Mapping[str, Any]) -> None:
+def _keeps_nothing(kept: Kept) -> None:
     return
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from bisect import bisect_right, insort
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from rustic_host.messaging.backend import MessagingBackend
@@ -21,23 +22,36 @@ class _Store:
         self.subscribers: dict[str, dict[tuple[int, str], Callable[[Message], object]]] = {}
 
 
+class _Deliveries(threading.local):
+    """What this thread published and has still to hand out; None when it hands out nothing."""
+
+    waiting: deque[tuple[str, Message]] | None = None
+
+
 _shared = _Store()
+_deliveries = _Deliveries()
 
 
 class InMemoryMessagingBackend(MessagingBackend):
-    """Calls subscribers in the publisher's thread; what one of them raises reaches neither publisher nor others."""
+    """Calls subscribers in the publisher's thread; what one of them raises reaches neither publisher nor others.
+
+    What a subscriber publishes is delivered after the message that it handles.
+    """
 
     def store_message(self, namespace: str, topic: str, message: Message) -> None:
         """Store, then call each subscriber."""
         with _shared.lock:
             insort(_shared.topics.setdefault(topic, []), message, key=_id)
             _shared.by_id[namespace, message.id] = message
-            handlers = list(_shared.subscribers.get(topic, {}).items())
-        for (_, client_id), handler in handlers:
-            try:
-                handler(message)
-            except Exception:
-                log.exception("subscriber_failed", topic=topic, client=client_id, message_id=message.id)
+        if _deliveries.waiting is not None:
+            _deliveries.waiting.append((topic, message))
+            return
+        _deliveries.waiting = deque([(topic, message)])
+        try:
+            while _deliveries.waiting:
+                _deliver(*_deliveries.waiting.popleft())
+        finally:
+            _deliveries.waiting = None
 
     def get_messages_for_topic(self, topic: str) -> list[Message]:
         """All, by id."""
@@ -78,3 +92,13 @@ class InMemoryMessagingBackend(MessagingBackend):
 
 def _id(message: Message) -> int:
     return message.id
+
+
+def _deliver(topic: str, message: Message) -> None:
+    with _shared.lock:
+        handlers = list(_shared.subscribers.get(topic, {}).items())
+    for (_, client_id), handler in handlers:
+        try:
+            handler(message.model_copy(deep=True))
+        except Exception:
+            log.exception("subscriber_failed", topic=topic, client=client_id, message_id=message.id)

@@ -7,10 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from random import random
-from typing import Any, Protocol
+from typing import Protocol
 
-from rustic_host.errors import BackendUnavailableError, CommitRefusedError
-from rustic_host.messaging.delivery import Entry, Result
+from rustic_host.errors import BackendUnavailableError, CommitImpossibleError, CommitRefusedError
+from rustic_host.messaging.delivery import Entry, Kept, Result
 from rustic_host.telemetry.logs import get_logger
 
 COMMIT_AFTER_SECONDS = 0.005
@@ -36,20 +36,30 @@ class Source(Protocol):
     def open(self, topics: Sequence[str]) -> None:
         """Connect, own, subscribe."""
 
-    def read(self, results: Sequence[Result] = ()) -> list[Entry]:
-        """Commit and read."""
+    def read(self, results: Sequence[Result] = (), wait: float | None = None) -> list[Entry]:
+        """Commit and read; waits at most ``wait`` seconds."""
 
     def commit(self, results: Sequence[Result]) -> None:
         """Commit alone."""
 
-    def resync(self) -> dict[str, Any]:
-        """Forget what is in hand; the state as stored."""
+    def resync(self) -> Kept:
+        """Forget what is in hand; what is stored."""
 
     def wake(self) -> None:
         """End a waiting read."""
 
     def close(self) -> None:
         """Let go of the connection."""
+
+
+class TimeKeeper(Protocol):
+    """Has messages that are to be published at their time; called between messages only."""
+
+    def seconds_to_tick(self) -> float | None:
+        """Until the next: 0 or less when one is due, None when there is none."""
+
+    def fire_ticks(self) -> None:
+        """Publish those that are due; doing so again (after a crash, or by a twin) must be harmless."""
 
 
 class Pump:
@@ -59,7 +69,9 @@ class Pump:
         source: where messages come from.
         topics: called at each (re)connection.
         handle: turns an entry into a result; it does not raise.
-        restore: told the stored state whenever what handlers did since may not have been committed.
+        restore: told what is stored whenever what handlers did since may not have been committed.
+        give_up: the result (a dead letter, say) that takes the place of one that can never be committed.
+        time_keeper: what is published at its time, if there is such.
         clock: monotonic seconds.
     """
 
@@ -68,12 +80,15 @@ class Pump:
         source: Source,
         topics: Callable[[], Sequence[str]],
         handle: Callable[[Entry], Result],
-        restore: Callable[[dict[str, Any]], None],
+        restore: Callable[[Kept], None],
+        give_up: Callable[[Entry, Exception], Result],
         *,
+        time_keeper: TimeKeeper | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source, self._topics, self._handle, self._restore = source, topics, handle, restore
-        self._clock = clock
+        self._give_up, self._time_keeper, self._clock = give_up, time_keeper, clock
+        self._alone = self._refused = False
         self._stopping = threading.Event()
         self._turned = threading.Condition()
         self._asked = self._taken_up = 0
@@ -117,6 +132,7 @@ class Pump:
                     asked = self._asked
                 self._source.open(self._topics())
                 self._restore(self._source.resync())
+                self._refused = False
                 with self._turned:
                     self._taken_up = asked
                     self._turned.notify_all()
@@ -133,53 +149,109 @@ class Pump:
             OwnershipLostError, GroupLostError: this process must not go on.
             BackendRefusedError: the server refuses what we ask.
         """
+        try:
+            self._finish(self._loop())
+        finally:
+            self._stopping.set()
+            with self._turned:  # nobody takes up a change of topics any more
+                self._turned.notify_all()
+
+    def _loop(self) -> list[Result]:
+        """Until stopped; returns what is handled and not committed yet."""
         results: list[Result] = []
         while not self._stopping.is_set():
             self.turns += 1
             try:
-                if not self._source.connected:
-                    results = []
-                    self.connect()
-                    continue
-                entries = self._source.read(results)
-                self.handled += len(results)
-                results = []
-                results = self._work(entries)
+                results = self._turn(results)
             except CommitRefusedError as error:
                 log.warning("commit_refused", error=str(error))
-                results = []
-                if self._source.connected:
-                    self._restore(self._source.resync())
+                results, self._refused, self._alone = [], True, isinstance(error, CommitImpossibleError)
             except BackendUnavailableError as error:
                 log.warning("bus_connection_lost", error=str(error))
                 results = []
-        self._finish(results)
+        return results
+
+    def _turn(self, results: list[Result]) -> list[Result]:
+        """Commit, read, handle; returns the results that the next turn will commit."""
+        if not self._source.connected:
+            self.connect()
+            return []
+        if self._refused:
+            self._restore(self._source.resync())
+            self._refused = False
+        if self._asked != self._taken_up:  # a busy reader never waits, and so never sees that it is woken
+            self._commit(results)
+            self.connect()
+            return []
+        wait = self._time_keeper.seconds_to_tick() if self._time_keeper else None
+        if wait is not None and wait <= 0:
+            return self._fire(results)
+        entries = self._source.read(results, wait)
+        self.handled += len(results)
+        return self._work_alone(entries) if self._alone else self._work(entries)
+
+    def _fire(self, results: Sequence[Result]) -> list[Result]:
+        """Publish what is due; before that what set its time is committed."""
+        self._commit(results)
+        if self._time_keeper:
+            self._time_keeper.fire_ticks()
+        return []
 
     def _work(self, entries: Sequence[Entry]) -> list[Result]:
-        """Handle entries; returns the results that the next read will commit."""
+        """Handle entries; returns the results that are not committed yet."""
         results: list[Result] = []
         opened, frames, size = self._clock(), 0, 0
         for entry in entries:
             if self._stopping.is_set():
                 break
-            self.busy_since = self._clock()
-            result = self._handle(entry)
-            self.busy_since = None
+            result = self._handled(entry)
             results.append(result)
             frames += len(result.outputs)
             size += sum(len(frame.body) for frame in result.outputs)
             late = self._clock() - opened > COMMIT_AFTER_SECONDS
             if (late or frames >= COMMIT_FRAMES or size >= COMMIT_BYTES) and entry is not entries[-1]:
-                self._source.commit(results)
-                self.handled += len(results)
+                self._commit(results)
                 results, opened, frames, size = [], self._clock(), 0, 0
         return results
+
+    def _work_alone(self, entries: Sequence[Entry]) -> list[Result]:
+        """After an impossible commit: a commit for each message, so that the one at fault does not hold up the rest."""
+        for entry in entries:
+            if self._stopping.is_set():
+                break
+            result = self._handled(entry)
+            try:
+                self._commit([result])
+            except CommitImpossibleError as error:
+                log.error("message_given_up", topic=entry.topic, entry=entry.entry_id, error=str(error))
+                self._restore(self._source.resync())
+                self._commit_letter(self._give_up(entry, error))
+        self._alone = False
+        return []
+
+    def _commit_letter(self, letter: Result) -> None:
+        """Commit a dead letter; when that is impossible too, the log has to do."""
+        try:
+            self._commit([letter])
+        except CommitImpossibleError as error:
+            log.error("dead_letter_not_stored", entry=letter.entry.entry_id, error=str(error))
+            self._commit([Result(letter.entry, letter.outcome, timers=letter.timers)])
+
+    def _handled(self, entry: Entry) -> Result:
+        self.busy_since = self._clock()
+        result = self._handle(entry)
+        self.busy_since = None
+        return result
+
+    def _commit(self, results: Sequence[Result]) -> None:
+        if results:
+            self._source.commit(results)
+            self.handled += len(results)
 
     def _finish(self, results: Sequence[Result]) -> None:
         """Commit what was handled before the stop; if that fails it stays pending, and is handled again."""
         try:
-            if results and self._source.connected:
-                self._source.commit(results)
-                self.handled += len(results)
+            if self._source.connected:
+                self._commit(results)
         except (BackendUnavailableError, CommitRefusedError) as error:
             log.warning("last_commit_failed", error=str(error), messages=len(results))

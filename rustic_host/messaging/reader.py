@@ -21,6 +21,7 @@ class Reader:
     def __init__(self, pump: Pump, client_id: str, *, timeout: float = 30.0) -> None:
         self._pump, self._client_id, self._timeout = pump, client_id, timeout
         self._failure: RusticHostError | None = None
+        self._left_by_itself = False
         self._thread = threading.Thread(target=self._run, name=f"reader-{client_id}", daemon=True)
         self._thread.start()
 
@@ -37,11 +38,12 @@ class Reader:
             raise MessagingError(f"{self._client_id}: {self._failure or 'no connection to the server in time'}")
 
     def close(self) -> None:
-        """Finish the message in hand and end the thread."""
+        """Finish the message in hand and end the thread; called by a handler, the thread ends after its commit."""
+        self._left_by_itself = threading.current_thread() is self._thread
         self._pump.stop()
-        if threading.current_thread() is not self._thread:
+        if not self._left_by_itself:
             self._thread.join(self._timeout)
-        self._pump.close()
+            self._pump.close()
 
     def _run(self) -> None:
         try:
@@ -49,4 +51,6 @@ class Reader:
         except RusticHostError as error:
             self._failure = error
             log.exception("reader_ended", client=self._client_id)
-            self._pump.stop()
+        finally:
+            if self._left_by_itself:
+                self._pump.close()

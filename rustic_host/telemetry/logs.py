@@ -7,6 +7,7 @@ the values bound to the process (guild, agent) or to the current context, the id
 import logging
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
+from contextvars import ContextVar
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -16,8 +17,21 @@ from rustic_host.telemetry.redact import redact_event
 
 LogFormat = Literal["json", "console"]
 
+message_in_hand: ContextVar[int | None] = ContextVar("message_in_hand", default=None)
+"""Id of the message being handled; each event of its handlers carries it as ``message_id``."""
+
+
+def _add_message(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    # Read when something is logged: binding a value to structlog's context costs 4 µs, for each message.
+    message_id = message_in_hand.get()
+    if message_id is not None:
+        event.setdefault("message_id", message_id)
+    return event
+
+
 _SHARED: list[Processor] = [
     structlog.contextvars.merge_contextvars,
+    _add_message,
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),

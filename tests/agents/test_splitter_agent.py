@@ -29,7 +29,10 @@ def parts(*arguments: Any) -> list[tuple[Any, str]]:
         ({"split_type": "dict", "field_name": "d"}, {"d": {"b": 1, "a": 2}}, [{"a": 2}, {"b": 1}]),
         ({"split_type": "dict"}, {"b": 1, "a": 2}, [{"a": 2}, {"b": 1}]),
         ({"split_type": "jsonata", "expression": "l.{'n': $}"}, {"l": [1, 2]}, [{"n": 1}, {"n": 2}]),
+        ({"split_type": "cel", "expression": "l.map(x, {'n': x})"}, {"l": [1, 2]}, [{"n": 1}, {"n": 2}]),
+        ({"split_type": "cel", "expression": "l[0]"}, {"l": [{"n": 1}]}, [{"n": 1}]),
         ({"split_type": "jsonata", "expression": "l[0]"}, {"l": [{"n": 1}]}, [{"n": 1}]),
+        ({"split_type": "cel", "expression": "l.filter(i, i.n > 1)"}, {"l": [{"n": 1}, {"n": 2}]}, [{"n": 2}]),
     ],
 )
 def test_splitters(splitter: dict[str, Any], payload: JsonDict, items: list[Any]) -> None:
@@ -38,6 +41,7 @@ def test_splitters(splitter: dict[str, Any], payload: JsonDict, items: list[Any]
 
 def test_a_split_into_nothing_sends_nothing() -> None:
     assert split({"split_type": "jsonata", "expression": "nothing"}, FIXED, {"l": 1}) == []
+    assert split({"split_type": "cel", "expression": "null"}, FIXED, {"l": 1}) == []
 
 
 @pytest.mark.parametrize(
@@ -48,6 +52,11 @@ def test_a_split_into_nothing_sends_nothing() -> None:
         (
             {"field_name": "l"},
             {"strategy": "jsonata", "jsonata_expr": "a = 1 ? 'f.one' : 'f.more'"},
+            [({"a": 1}, "f.one"), ({"a": 2}, "f.more")],
+        ),
+        (
+            {"field_name": "l"},
+            {"strategy": "cel", "expression": "a == 1 ? 'f.one' : 'f.more'"},
             [({"a": 1}, "f.one"), ({"a": 2}, "f.more")],
         ),
     ],
@@ -78,6 +87,16 @@ def test_a_payload_that_cannot_be_split_whole_gives_an_error_and_no_part(
     assert reason in str(error.payload["error_message"])
 
 
-def test_wrong_properties_are_refused() -> None:
-    with pytest.raises(AgentError, match="field_name"):
-        build(SplitterAgent, properties={"splitter": {"split_type": "list"}, "format_selector": FIXED})
+@pytest.mark.parametrize(
+    ("splitter", "selector", "reason"),
+    [
+        ({"split_type": "list"}, FIXED, "field_name"),
+        ({"split_type": "jsonata", "expression": "l["}, FIXED, "not a JSONata expression"),
+        ({"split_type": "cel", "expression": "l["}, FIXED, "CEL"),
+        ({"field_name": "l"}, {"strategy": "jsonata", "jsonata_expr": "("}, "not a JSONata expression"),
+        ({"field_name": "l"}, {"strategy": "cel", "expression": "("}, "CEL"),
+    ],
+)
+def test_wrong_properties_are_refused(splitter: dict[str, Any], selector: dict[str, Any], reason: str) -> None:
+    with pytest.raises(AgentError, match=reason):
+        build(SplitterAgent, properties={"splitter": splitter, "format_selector": selector})

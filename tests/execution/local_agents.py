@@ -7,6 +7,7 @@ from typing import Any
 
 from rustic_host.guild import Agent, ProcessContext, processor
 from rustic_host.guild.messages import SelfReadyNotification
+from rustic_host.messaging import Priority
 
 JsonDict = dict[str, Any]
 
@@ -41,6 +42,14 @@ class Ready(Agent):
     @processor(SelfReadyNotification, handle_essential=True)
     def ready(self, ctx: ProcessContext[SelfReadyNotification]) -> None:
         self.told.set()
+
+
+class Early(Agent):
+    """Sends as soon as it is ready."""
+
+    @processor(SelfReadyNotification, handle_essential=True)
+    def ready(self, ctx: ProcessContext[SelfReadyNotification]) -> None:
+        ctx._direct_send(Priority.NORMAL, "early", {"n": 3})
 
 
 class Holding(Agent):

@@ -182,6 +182,14 @@ def test_every_engine_is_told_to_stop_though_one_fails(guild_id: str) -> None:
     assert guild.list_all_running_agents() == []
 
 
+def test_agents_are_told_whose_guild_it_is(guild_id: str) -> None:
+    engine = SyncExecutionEngine(guild_id)
+    guild = Guild(guild_id=guild_id, organization_id="acme", execution_engine=engine, messaging_config=MEMORY)
+    with closing(guild):
+        assert guild._add_local_agent(agent(EchoAgent)).get_organization() == "acme"
+        assert "organization_id" not in guild.to_spec().properties
+
+
 class Loud(SimpleClient):
     def __init__(self, id: str, name: str, handler: Any, volume: int) -> None:
         super().__init__(id, name, handler)
@@ -242,6 +250,20 @@ def test_a_guild_that_was_built_runs_and_routes(guild_id: str, way: str) -> None
         say(guild, n=1)
         heard = MessagingInterface(guild.id, guild.messaging).get_messages("heard")
     assert [message.payload for message in heard] == [{"n": 2}]
+
+
+@pytest.mark.parametrize("engine", [SyncExecutionEngine, MultiThreadedEngine])
+def test_what_an_agent_sends_when_it_is_ready_reaches_those_that_are_started_after_it(
+    guild_id: str, engine: type[ExecutionEngine]
+) -> None:
+    late = AgentBuilder(local_agents.Counter).set_name("Late").set_description("d").add_additional_topic("early")
+    hears = AgentBuilder(local_agents.Listener).set_name("L").set_description("d").add_additional_topic("early")
+    builder = GuildBuilder(guild_id, "G", "d").set_execution_engine(engine.get_qualified_class_name())
+    builder.add_agent_spec(agent(local_agents.Early)).add_agent_spec(late.build_spec())
+    with closing(builder.load()) as guild:
+        listener = guild._add_local_agent(hears.build_spec())
+        guild.launch_agents(builder.build_spec().agents)
+        assert {"total": 3, "pid": os.getpid(), "worker": "Late"} in listener.wait_for(2)  # type: ignore[attr-defined]
 
 
 def test_load_registers_and_starts_nothing(guild_id: str) -> None:

@@ -66,12 +66,6 @@ class BrokenInit(Agent):
         raise OSError("no disk")
 
 
-class NeedsDependency(Agent):
-    @processor(Ask, depends_on=["llm"])
-    def reply(self, ctx: ProcessContext[Ask], llm: object) -> None:
-        raise AssertionError(llm)
-
-
 class NotAnAgent:
     pass
 

@@ -46,11 +46,6 @@ def test_an_init_that_raises_is_an_agent_error_with_its_cause() -> None:
     assert isinstance(caught.value.__cause__, OSError)
 
 
-def test_a_handler_with_dependencies_is_refused_when_built() -> None:
-    with pytest.raises(AgentError, match="reply depends on llm"):
-        build(sample_agents.NeedsDependency)
-
-
 def test_an_agent_reads_no_essential_topic_that_no_handler_asks_for() -> None:
     plain, _ = build(Reply, additional_topics=["t", "default_topic"])
     assert plain.subscribed_topics == ["t", "default_topic", "agent_self_inbox:a1", "agent_inbox:a1"]

@@ -203,12 +203,19 @@ def test_what_an_agent_can_have_wrong(tmp_path: Path, keys: str, row: str) -> No
     assert found[0].startswith("guild.yaml:6:")
 
 
-def test_cel_is_said_to_be_missing_while_it_is(tmp_path: Path) -> None:
-    from rustic_host.guild.expressions import LANGUAGES
+def test_each_language_is_checked_as_itself(tmp_path: Path) -> None:
+    def of(expression: str, language: str) -> list[str]:
+        transformer = f"{{expression: '{expression}', expression_type: {language}}}"
+        return rows(
+            tmp_path, HEAD + AGENTS + f"routes: {{steps: [{{agent: {{name: Alpha}}, transformer: {transformer}}}]}}\n"
+        )
 
-    step = "routes: {steps: [{agent: {name: Alpha}, transformer: {expression: 'a == b', expression_type: cel}}]}\n"
-    found = rows(tmp_path, HEAD + AGENTS + step)
-    assert [": warning: " in row and "is CEL" in row for row in found] == [True] * ("cel" not in LANGUAGES)
+    # "==" and "has" are CEL only, "=" is JSONata only.
+    assert of("has(a.b) && a.b == 1", "cel") == of("a = 1", "jsonata") == []
+    (row,) = of("a = 1", "cel")
+    assert ": error: " in row
+    assert "not a CEL expression" in row
+    assert ": error: " in of("has(a.b) && a.b == 1", "jsonata")[0]
 
 
 def test_processes_cannot_share_memory(tmp_path: Path) -> None:

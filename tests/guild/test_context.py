@@ -5,11 +5,14 @@ from typing import Any
 import pytest
 
 from rustic_host.errors import MessageError
+from rustic_host.guild.agent import Agent
 from rustic_host.guild.context import ProcessContext
+from rustic_host.guild.processor import processor
 from rustic_host.guild.topics import GuildTopics
 from rustic_host.messaging import (
     AgentTag,
     GuildStackEntry,
+    JsonDict,
     Message,
     Priority,
     RoutingDestination,
@@ -193,6 +196,7 @@ def test_a_handler_can_set_and_extend_its_routes() -> None:
 def test_direct_sends_pass_all_routes_and_carry_the_guilds() -> None:
     routes = {"steps": [{"agent": {"name": "A1"}, "destination": {"topics": "t"}}]}
     given = message(routing_slip=RoutingSlip(steps=[rule("slip")]), session_state={"s": 1}, thread=[4])
+    given.origin_guild_stack = [GuildStackEntry(guild_id="g0", saga_id="s")]
 
     def script(ctx: ProcessContext[Any]) -> None:
         ctx._direct_send(Priority.HIGH, "direct", {"a": 1})
@@ -205,7 +209,9 @@ def test_direct_sends_pass_all_routes_and_carry_the_guilds() -> None:
     assert [step.destination.topics for step in first.routing_slip.steps if step.destination] == ["t"]
     assert first.session_state is None
     assert (first.message_history[0].from_topic, first.message_history[0].to_topics) == (None, [])
-    assert (second.routing_slip, second.in_response_to, second.is_error_message) == (None, 12, True)
+    assert second.routing_slip == given.routing_slip
+    assert (second.in_response_to, second.is_error_message) == (12, True)
+    assert first.origin_guild_stack == second.origin_guild_stack == given.origin_guild_stack
     assert second.session_state == {"s": 1, "more": 1}
     assert second.message_history[0].reason == ["r"]
 
@@ -264,3 +270,57 @@ def test_a_change_of_the_guilds_state_is_a_request_to_its_owner() -> None:
         "update_version": None,
         "update_timestamp": None,
     }
+
+
+def test_after_the_handler_a_message_to_oneself_leaves_at_once() -> None:
+    agent, client = build(Scripted)
+    assert isinstance(agent, Scripted)
+    agent.script = lambda ctx: None
+    agent._on_message(message())
+    agent._send_dict_to_self({"a": 1})
+    assert [sent.topics for sent in client.published] == [["agent_self_inbox:a1"]]
+
+
+def test_the_idempotency_key_is_of_one_handlers_work_on_one_log_entry() -> None:
+    keys: dict[str, str] = {}
+
+    def note(name: str) -> Script:
+        def script(ctx: ProcessContext[Any]) -> None:
+            ctx.payload["changed"] = name
+            ctx.message.thread.append(1)
+            keys[name] = ctx.idempotency_key
+
+        return script
+
+    given = message("t", {"x": 1})
+    run(note("first"), Message.from_json(given.to_json()))
+    run(note("again"), Message.from_json(given.to_json()))
+    run(note("other topic"), given.published_to("u"))
+    run(note("other agent"), Message.from_json(given.to_json()), id="a2")
+    run(note("other guild"), Message.from_json(given.to_json()), guild={"id": "g2"})
+    run(note("other message"), message("t", {"x": 1}))
+    twin = given.model_copy(update={"sender": AgentTag(id="another", name="Outside")})
+    run(note("other sender of the same id"), twin)
+    assert keys.pop("again") == keys["first"]
+    assert len(set(keys.values())) == len(keys) == 6
+    assert all(len(key) == 32 for key in keys.values())
+
+
+def test_two_handlers_of_one_message_have_different_idempotency_keys() -> None:
+    agent, _ = build(KeepsKeys)
+    assert isinstance(agent, KeepsKeys)
+    agent._on_message(message())
+    assert len(set(agent.keys)) == len(agent.keys) == 2
+
+
+class KeepsKeys(Agent):
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    @processor(JsonDict)
+    def one(self, ctx: ProcessContext[JsonDict]) -> None:
+        self.keys.append(ctx.idempotency_key)
+
+    @processor(JsonDict)
+    def two(self, ctx: ProcessContext[JsonDict]) -> None:
+        self.keys.append(ctx.idempotency_key)

@@ -1,10 +1,15 @@
+import io
+import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import structlog
 
 from rustic_host.guild import dispatch
+from rustic_host.telemetry.logs import configure_logging, get_logger
 from rustic_host.telemetry.tracing import AttributeValue, SendSpan, Tracer
 from tests.guild.bus import build, class_name, message
 from tests.guild.sample_agents import Answer, Ask, Fails, ReplyTwice
@@ -96,19 +101,35 @@ def test_without_tracing_the_incoming_traceparent_is_passed_on() -> None:
     assert [sent.traceparent for sent in client.published] == [PARENT, PARENT]
 
 
-def test_the_id_of_the_message_is_bound_to_what_is_logged_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    import structlog
-
+def test_what_is_logged_while_a_message_is_handled_carries_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
     agent, _ = build(ReplyTwice)
-    seen: list[dict[str, Any]] = []
-    publish = dispatch.publish
+    stream, publish = io.StringIO(), dispatch.publish
 
     def spy(*arguments: Any) -> None:
-        seen.append(structlog.contextvars.get_contextvars())
+        get_logger("ours").info("inside")
+        logging.getLogger("theirs").info("inside")
         publish(*arguments)
 
     monkeypatch.setattr(dispatch, "publish", spy)
-    given = message("t", {"n": 1}, format=class_name(Ask))
-    agent._on_message(given)
-    assert seen == [{"message_id": given.id}]
-    assert structlog.contextvars.get_contextvars() == {}
+    with restored_logging():
+        configure_logging(format="json", stream=stream)
+        given = message("t", {"n": 1}, format=class_name(Ask))
+        agent._on_message(given)
+        get_logger("ours").info("outside")
+    rows = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [(row["logger"], row.get("message_id")) for row in rows] == [
+        ("ours", given.id),
+        ("theirs", given.id),
+        ("ours", None),
+    ]
+
+
+@contextmanager
+def restored_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers, root.level = handlers, level
+        structlog.reset_defaults()

@@ -1,16 +1,17 @@
 """The bus on one Redis or Valkey server."""
 
+import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
 from rustic_host.errors import ConfigError, MessageError
 from rustic_host.messaging.backend import MessagingBackend
-from rustic_host.messaging.delivery import Entry, Result, frames_of
+from rustic_host.messaging.delivery import Entry, Kept, Result, frames_of
 from rustic_host.messaging.message import Message
-from rustic_host.messaging.pump import Pump
+from rustic_host.messaging.pump import Pump, TimeKeeper
 from rustic_host.messaging.reader import Reader
 from rustic_host.messaging.redis import keys
 from rustic_host.messaging.redis.config import RedisBackendConfig
@@ -64,7 +65,7 @@ class RedisMessagingBackend(MessagingBackend):
         if not msg_ids:
             return []
         found: Any = self.publisher.call("MGET", *(keys.message_key(namespace, i) for i in msg_ids))
-        return [Message.from_json(body) for body in found if body is not None]
+        return list(_messages(namespace, (body for body in found if body is not None)))
 
     def subscribe(
         self, topic: str, handler: Callable[[Message], object], client_id: str = "", namespace: str = ""
@@ -91,16 +92,25 @@ class RedisMessagingBackend(MessagingBackend):
             reader.close()
         self.publisher.close()
 
+    def load_state(self, namespace: str, client_id: str) -> tuple[int, dict[str, Any]]:
+        """As of the client's last commit."""
+        stored: Any = self.publisher.call("HMGET", keys.state_key(namespace, client_id), "version", "state")
+        version, state = stored
+        return int(version or 0), json.loads(state) if state else {}
+
     def open_client(
         self,
         namespace: str,
         client_id: str,
         topics: Callable[[], Sequence[str]],
         handle: Callable[[Entry], Result],
-        restore: Callable[[dict[str, Any]], None],
+        restore: Callable[[Kept], None],
+        give_up: Callable[[Entry, Exception], Result],
+        time_keeper: TimeKeeper | None = None,
     ) -> Pump:
         """The loop of a durable client."""
-        return Pump(Consumer(self.config, namespace, client_id), topics, handle, restore)
+        source = Consumer(self.config, namespace, client_id)
+        return Pump(source, topics, handle, restore, give_up, time_keeper=time_keeper)
 
 
 class _Subscriptions:
@@ -108,7 +118,7 @@ class _Subscriptions:
 
     def __init__(self, backend: RedisMessagingBackend, namespace: str, client_id: str) -> None:
         self._handlers: dict[str, Callable[[Message], object]] = {}
-        pump = backend.open_client(namespace, client_id, lambda: list(self._handlers), self._handle, _ignore)
+        pump = backend.open_client(namespace, client_id, lambda: list(self._handlers), self._handle, _ignore, _failed)
         self._reader = Reader(pump, client_id)
 
     def add(self, topic: str, handler: Callable[[Message], object]) -> None:
@@ -134,15 +144,21 @@ class _Subscriptions:
         return Result(entry, "ok")
 
 
-def _ignore(state: dict[str, Any]) -> None:
+def _ignore(kept: Kept) -> None:
     return
 
 
+def _failed(entry: Entry, error: Exception) -> Result:
+    return Result(entry, "failed")
+
+
 def _parsed(topic: str, members: Any) -> list[Message]:
-    messages = []
-    for member in members:
+    return sorted(_messages(topic, members), key=lambda message: message.id)
+
+
+def _messages(where: str, bodies: Iterable[bytes]) -> Iterator[Message]:
+    for body in bodies:
         try:
-            messages.append(Message.from_json(member))
+            yield Message.from_json(body)
         except (MessageError, ValueError) as error:
-            log.warning("stored_member_is_no_message", topic=topic, error=str(error))
-    return sorted(messages, key=lambda message: message.id)
+            log.warning("stored_member_is_no_message", where=where, error=str(error))

@@ -38,7 +38,10 @@ class RedisBackendConfig(BaseModel):
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
-        self.pool()
+        try:
+            self.pool()
+        except ValueError:  # its text may hold a piece of the password
+            raise ValueError("no usable redis://, rediss:// or unix:// URL comes of these settings") from None
         return self
 
     def connection_url(self) -> str:
@@ -49,7 +52,8 @@ class RedisBackendConfig(BaseModel):
         secret = f"{user}:{quote(self.password, safe='')}@" if self.password else ""
         if self.unix_socket_path:
             return f"unix://{secret}{quote(str(self.unix_socket_path))}?db={self.db}"
-        return f"{'rediss' if self.ssl else 'redis'}://{secret}{self.host}:{self.port}/{self.db}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'rediss' if self.ssl else 'redis'}://{secret}{host}:{self.port}/{self.db}"
 
     def shown(self) -> str:
         """The server's URL without its password, for logs and pages."""

@@ -17,13 +17,14 @@ from redis.exceptions import NoScriptError
 from rustic_host.errors import (
     BackendRefusedError,
     BackendUnavailableError,
+    CommitImpossibleError,
     CommitRefusedError,
     GroupLostError,
     MessagingError,
     OwnershipLostError,
 )
 from rustic_host.messaging import counts
-from rustic_host.messaging.delivery import Entry, Result
+from rustic_host.messaging.delivery import Entry, Kept, Result
 from rustic_host.messaging.redis import keys
 from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.link import Argument, Link, Script
@@ -31,6 +32,9 @@ from rustic_host.messaging.redis.publisher import frame_args, frame_keys
 
 BLOCK_SECONDS = 5.0
 """How long a read waits in the server; its return is the idle proof of life."""
+
+GRACE_SECONDS = 5.0
+"""How much later than that its answer may come before the connection counts as broken."""
 
 BATCH_ENTRIES = 32
 """Entries read at once from each log."""
@@ -69,6 +73,7 @@ class Consumer:
         self._clock = clock
         self._token = secrets.token_hex(8)
         self._claimed = False
+        self._former_token: Argument = ""
         self._link = Link(config, f"rustic-host:{client_id}")
         self._client_key = keys.client_key(namespace, client_id)
         self._state_key = keys.state_key(namespace, client_id)
@@ -78,7 +83,9 @@ class Consumer:
         self._in_hand = 0
         self._checked_at = clock()
         self._version = 0
+        self._timers: dict[str, Any] = {}
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._closed = False
 
     def open(self, topics: Sequence[str]) -> None:
         """Connect, become the owner, end the former owner's connection, and have a group in every topic's log.
@@ -90,14 +97,11 @@ class Consumer:
             GroupLostError: a group that was made once is gone.
             BackendUnavailableError, BackendRefusedError: as :class:`~rustic_host.messaging.redis.link.Link`.
         """
+        self._drain_wakes()
         self._link.connect()
         # Known beforehand, else the first commit would wait for the blocked read that is sent with it.
         self._link.call("SCRIPT", "LOAD", COMMIT.body)
-        connection = self._link.call("CLIENT", "ID")
-        mode = "keep" if self._claimed else "take"
-        former = self._checked(self._link.run(CLAIM, [self._client_key], [self._token, connection, mode]))
-        self._claimed = True
-        self._end_former(former)
+        self._end_former(self._claim())
         self.subscribe(topics)
         self._reread, self._in_hand = True, 0
 
@@ -117,16 +121,18 @@ class Consumer:
 
     def load_state(self) -> dict[str, Any]:
         """What the client keeps, as of its last commit; commits from now on rest on it."""
-        version, state = self._link.call("HMGET", self._state_key, "version", "state")
+        version, state, timers = self._link.call("HMGET", self._state_key, "version", "state", "timers")
         self._version = int(version or 0)
+        self._timers = json.loads(timers) if timers else {}
         loaded: dict[str, Any] = json.loads(state) if state else {}
         return loaded
 
-    def read(self, results: Sequence[Result] = ()) -> list[Entry]:
+    def read(self, results: Sequence[Result] = (), wait: float | None = None) -> list[Entry]:
         """Commit ``results``, then return what is to be handled next: pending entries first, else new ones.
 
-        Waits up to :data:`BLOCK_SECONDS`, or until :meth:`wake`, which drops the connection (what its read would still
-        have brought stays pending): look at :attr:`connected` when the list is empty.
+        Waits up to :data:`BLOCK_SECONDS` (or ``wait``, if that is less), or until :meth:`wake`, which drops the
+        connection (what its read would still have brought stays pending): look at :attr:`connected` when the list is
+        empty.
 
         Raises:
             CommitRefusedError: nothing of ``results`` took effect; load the state and read again (pending comes back).
@@ -135,12 +141,12 @@ class Consumer:
         """
         if not self._logs:
             self.commit(results)
-            self._wait_for_topics()
+            self._wait_for_topics(_block(wait))
             return []
         if self._reread:
             self.commit(results)
-            return self._read_pending()
-        entries = self._read_new(results)
+            return self._read_pending(wait)
+        entries = self._read_new(results, _block(wait))
         self._in_hand += len(entries)
         if self.connected and (not entries or self._clock() - self._checked_at > CHECK_SECONDS):
             self._check_pending()
@@ -153,13 +159,16 @@ class Consumer:
             self._link.send(command)
             self._committed(self._link.receive_script(COMMIT, command), results)
 
-    def resync(self) -> dict[str, Any]:
-        """After a refused commit: forget what is in hand, read pending again, and return the state as stored."""
+    def resync(self) -> Kept:
+        """After a refused commit: forget what is in hand, read pending again, and return what is stored."""
         self._reread, self._in_hand = True, 0
-        return self.load_state()
+        state = self.load_state()
+        return Kept(state, self._version, self._timers)
 
     def wake(self) -> None:
         """End a waiting :meth:`read` early; safe in a signal handler and from any thread."""
+        if self._closed:
+            return
         try:
             os.write(self._wake_write, b"w")
         except BlockingIOError:
@@ -168,8 +177,21 @@ class Consumer:
     def close(self) -> None:
         """Drop the connection; what is in hand stays pending."""
         self._link.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        if not self._closed:  # the numbers may be somebody else's by now
+            self._closed = True
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+
+    def _claim(self) -> bytes:
+        """Become the owner; returns the connection of the reader before, if there was one."""
+        connection = self._link.call("CLIENT", "ID")
+        mode = "keep" if self._claimed else "take"
+        args = [self._token, connection, mode, self._former_token]
+        former: bytes
+        former, token = self._checked(self._link.run(CLAIM, [self._client_key], args))
+        if not self._claimed:
+            self._claimed, self._former_token = True, token
+        return former
 
     def _end_former(self, former: bytes) -> None:
         """End the reader that owned the client before: a stopped twin's blocked read would swallow messages (B1)."""
@@ -179,9 +201,9 @@ class Consumer:
         if f" name={self._link.name} ".encode() in listed:  # ids start again with the server: never end a stranger
             self._link.call("CLIENT", "KILL", "ID", former)
 
-    def _read_new(self, results: Sequence[Result]) -> list[Entry]:
+    def _read_new(self, results: Sequence[Result], block: float) -> list[Entry]:
         """Commit and the next read in one write: 30 % faster when batches are small (design, section 5)."""
-        read = self._read_command(">", BLOCK_SECONDS)
+        read = self._read_command(">", block)
         if not results:
             self._link.send(read)
             return self._entries(self._read_reply())
@@ -214,15 +236,16 @@ class Consumer:
 
     def _read_reply(self) -> Any:
         """The blocked read's reply; None when woken, which ends the read by dropping its connection."""
-        if self._link.wait(BLOCK_SECONDS * 2, self._wake_read):
+        patience = BLOCK_SECONDS + GRACE_SECONDS
+        if self._link.wait(patience, self._wake_read):
             return self._receive_entries()
         self._link.close()
         if not self._drain_wakes():
-            raise BackendUnavailableError(f"{self._link.where}: no answer within {BLOCK_SECONDS * 2:.0f} s")
+            raise BackendUnavailableError(f"{self._link.where}: no answer within {patience:.0f} s")
         return None
 
-    def _wait_for_topics(self) -> None:
-        if self._link.wait(BLOCK_SECONDS, self._wake_read) or self._drain_wakes():
+    def _wait_for_topics(self, seconds: float) -> None:
+        if self._link.wait(seconds, self._wake_read) or self._drain_wakes():
             self._link.close()
 
     def _drain_wakes(self) -> bool:
@@ -241,7 +264,7 @@ class Consumer:
             self.subscribe(list(self._logs))
             return None
 
-    def _read_pending(self) -> list[Entry]:
+    def _read_pending(self, wait: float | None) -> list[Entry]:
         """All that is pending, page by page, then new messages may be read again (A3: pending before new)."""
         entries: list[Entry] = []
         for topic, log in self._logs.items():
@@ -252,7 +275,7 @@ class Consumer:
         self._reread = False
         self._in_hand = len(entries)
         self._checked_at = self._clock()
-        return sorted(entries, key=_arrival) if entries else self.read()
+        return sorted(entries, key=_arrival) if entries else self.read(wait=wait)
 
     def _page(self, log: str, after: str) -> list[Any]:
         group: list[Argument] = ["XREADGROUP", "GROUP", self.client_id, CONSUMER]
@@ -271,7 +294,7 @@ class Consumer:
         """Pending must equal what is in hand; more means that a twin's read swallowed messages (B1)."""
         self._checked_at = self._clock()
         args = [self._token, self.client_id]
-        pending = self._checked(self._link.run(PENDING, [self._client_key, *self._logs.values()], args))
+        pending = self._checked(self._link.run(PENDING, [self._client_key, *self._logs.values()], args))[0]
         if pending != self._in_hand:
             self._reread = True
 
@@ -279,42 +302,63 @@ class Consumer:
         logs = {topic: i for i, topic in enumerate(dict.fromkeys(r.entry.topic for r in results), 1)}
         acks: list[Argument] = []
         increments: dict[str, int] = {}
-        script_keys: list[Argument] = [self._client_key, keys.counts_key(self.namespace), self._state_key]
+        script_keys: list[Argument] = [*self._own_keys()]
         script_keys += (keys.topic_keys(self.namespace, topic).log for topic in logs)
         outputs: list[Argument] = []
         state: dict[str, Any] | None = None
+        timers: dict[str, Any] | None = None
+        changes = 0
         for result in results:
             topic = result.entry.topic
             acks += (logs[topic], result.entry.entry_id)
             name = counts.processed(topic, self.client_id, result.outcome)
             increments[name] = increments.get(name, 0) + 1
-            state = result.state if result.state is not None else state
+            if result.state is not None:
+                state, changes = result.state, changes + 1
+            timers = result.timers if result.timers is not None else timers
             for frame in result.outputs:
                 script_keys += frame_keys(self.namespace, frame)
                 outputs += frame_args(frame)
         expected, body = ("", b"") if state is None else (self._version, to_json(state))
         counted = [part for pair in increments.items() for part in pair]
         head: list[Argument] = [self._token, self.client_id, self._ttl, len(logs), len(results), len(increments)]
-        return COMMIT.command(script_keys, [*head, expected, body, *acks, *counted, *outputs])
+        kept: list[Argument] = [expected, body, changes, b"" if timers is None else to_json(timers)]
+        return COMMIT.command(script_keys, [*head, *kept, *acks, *counted, *outputs])
 
     def _committed(self, reply: Any, results: Sequence[Result]) -> None:
-        if not reply[0] and reply[1] in (b"gone", b"state", b"type"):
+        if not reply[0] and reply[1] in (b"gone", b"state"):
             why, detail = reply[1].decode(), reply[2].decode()
             raise CommitRefusedError(f"{self.client_id}: commit refused ({why} {detail})")
-        self._version = self._checked(reply)
+        if not reply[0] and reply[1] == b"type" and reply[2].decode() not in self._own_keys():
+            raise CommitImpossibleError(f"{self.client_id}: key {reply[2].decode()} is of a wrong type")
+        (version,) = self._checked(reply)
+        if any(result.state is not None for result in results):
+            self._version = version
         self._in_hand -= len(results)
 
+    def _own_keys(self) -> tuple[str, str, str]:
+        """The keys that every commit of this client needs, whatever it publishes."""
+        return self._client_key, keys.counts_key(self.namespace), self._state_key
+
     def _checked(self, reply: Any) -> Any:
-        """The answer of a script, or the error that its refusal stands for."""
+        """The answers of a script, or the error that its refusal stands for."""
         done, *detail = reply
         if done:
-            return detail[0]
+            return detail
         why = detail[0].decode()
+        if why == "unclaimed":
+            self._link.close()
+            raise BackendUnavailableError(f"{self._link.where}: what it kept of {self.client_id} is gone; begin anew")
         if why == "owner":
             raise OwnershipLostError(f"{self.client_id} is owned by another process now")
         if why == "lost":
             raise GroupLostError(f"the group of {self.client_id} in {detail[1].decode()} was destroyed")
         raise BackendRefusedError(f"{self._link.where}: {why}: {detail[1].decode()}")
+
+
+def _block(wait: float | None) -> float:
+    """How long a read waits; never 0, which the server takes for without end."""
+    return BLOCK_SECONDS if wait is None else min(BLOCK_SECONDS, max(wait, 0.001))
 
 
 def _entry(topic: str, row: Any) -> Entry:

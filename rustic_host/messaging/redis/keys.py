@@ -42,7 +42,7 @@ def client_key(namespace: str, client_id: str) -> str:
 
 
 def state_key(namespace: str, client_id: str) -> str:
-    """HASH ``version``, ``state`` (JSON): what one client keeps, written in its commits."""
+    """HASH ``version``, ``state`` (JSON), ``timers`` (JSON): what one client keeps, written in its commits."""
     return f"rustic-host:{namespace}:state:{client_id}"
 
 

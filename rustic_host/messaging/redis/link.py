@@ -17,6 +17,17 @@ from redis import exceptions as redis_errors
 from rustic_host.errors import BackendRefusedError, BackendUnavailableError
 from rustic_host.messaging.redis.config import RedisBackendConfig
 
+_NOT_READY = (
+    redis_errors.BusyLoadingError,
+    redis_errors.ReadOnlyError,
+    redis_errors.OutOfMemoryError,
+    redis_errors.MasterDownError,
+    redis_errors.ClusterDownError,
+    redis_errors.TryAgainError,
+)
+_NOT_READY_CODES = ("BUSY ", "MISCONF ", "NOREPLICAS ")  # redis-py has no classes for these
+"""Answers that pass: the disk is full, a script of somebody's hangs, a failover is under way."""
+
 Argument = str | bytes | int | float
 Command = Sequence[Argument]
 
@@ -45,11 +56,15 @@ def mapped_errors(where: str) -> Iterator[None]:
         yield
     except (redis_errors.AuthenticationError, redis_errors.NoPermissionError) as error:
         raise BackendRefusedError(f"{where} refuses us: {error}") from error
-    except (redis_errors.BusyLoadingError, redis_errors.ReadOnlyError) as error:
+    except _NOT_READY as error:
         raise BackendUnavailableError(f"{where} is not ready: {error}") from error
     except (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError) as error:
         raise BackendUnavailableError(f"{where} cannot be reached: {error}") from error
+    except redis_errors.InvalidResponse as error:
+        raise BackendUnavailableError(f"{where} does not speak Redis' protocol: {error}") from error
     except redis_errors.RedisError as error:
+        if str(error).startswith(_NOT_READY_CODES):
+            raise BackendUnavailableError(f"{where} is not ready: {error}") from error
         raise BackendRefusedError(f"{where} answered: {error}") from error
 
 
@@ -58,7 +73,7 @@ class Link:
 
     Args:
         config: the server.
-        name: what ``CLIENT LIST`` shows; blanks are replaced.
+        name: what ``CLIENT LIST`` shows; what is not printable ASCII is replaced.
 
     Raises:
         BackendUnavailableError: from every method, when the server cannot be reached or the connection broke.
@@ -67,7 +82,7 @@ class Link:
 
     def __init__(self, config: RedisBackendConfig, name: str) -> None:
         self.config = config
-        self.name = "".join(c if c.isprintable() and not c.isspace() else "_" for c in name)
+        self.name = "".join(c if "!" <= c <= "~" else "_" for c in name)  # the server refuses all others
         self._connection: Any = None
         self._pid = 0
         self.where = config.shown()
@@ -144,6 +159,8 @@ class Link:
         try:
             with mapped_errors(self.where):
                 yield self._connection
-        except BackendUnavailableError:
+        except BackendRefusedError:
+            raise
+        except BaseException:  # Ctrl-C too: half of a request or reply may be under way
             self.close()
             raise

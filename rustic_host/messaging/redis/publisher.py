@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import TypeVar
 
 from rustic_host.errors import BackendRefusedError, BackendUnavailableError
@@ -13,6 +14,7 @@ from rustic_host.messaging.delivery import Frame
 from rustic_host.messaging.redis import keys
 from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.link import Argument, Link, Script
+from rustic_host.telemetry.logs import get_logger
 
 MAX_FRAMES_A_CALL = 64
 MAX_BYTES_A_CALL = 1 << 20
@@ -20,11 +22,17 @@ MAX_BYTES_A_CALL = 1 << 20
 
 RESEND_WINDOW_SECONDS = 5.0
 RESEND_WINDOW_BYTES = 8 << 20
-"""What was confirmed this recently is stored again after a reconnect: a crash of the server may have lost it."""
+"""What was confirmed this shortly before the last confirmation is stored again after a reconnect: a crash of the server
+may have lost it."""
+
+RESEND_MAX_AGE_SECONDS = 3600.0
+"""Older messages are not stored again: retention may have trimmed the digest that would keep them from doubling."""
 
 PUBLISH = Script("publish")
 
 T = TypeVar("T")
+
+log = get_logger(__name__)
 
 
 def frame_keys(namespace: str, frame: Frame) -> tuple[str, str, str, str]:
@@ -38,15 +46,17 @@ def frame_args(frame: Frame) -> tuple[int, bytes, bytes, str]:
 
 
 def slices(frames: Sequence[Frame]) -> Iterator[Sequence[Frame]]:
-    """``frames`` in runs that one script call may hold; a single frame is never cut."""
-    start, size = 0, 0
-    for i, frame in enumerate(frames):
-        if i > start and (i - start == MAX_FRAMES_A_CALL or size + len(frame.body) > MAX_BYTES_A_CALL):
-            yield frames[start:i]
-            start, size = i, 0
-        size += len(frame.body)
-    if start < len(frames):
-        yield frames[start:]
+    """``frames`` in runs that one script call may hold; the copies of one message stay together."""
+    start = end = size = 0
+    for _, copies in groupby(frames, key=lambda frame: frame.message_id):
+        together = list(copies)
+        added = sum(len(frame.body) for frame in together)
+        if end > start and (end - start + len(together) > MAX_FRAMES_A_CALL or size + added > MAX_BYTES_A_CALL):
+            yield frames[start:end]
+            start, size = end, 0
+        end, size = end + len(together), size + added
+    if end > start:
+        yield frames[start:end]
 
 
 class Publisher:
@@ -69,7 +79,8 @@ class Publisher:
         deadline: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._link = Link(config, name)
+        patience = min(config.socket_timeout, deadline)
+        self._link = Link(config.model_copy(update={"socket_timeout": patience}), name)
         self._ttl = config.message_ttl
         self._deadline = deadline
         self._clock = clock
@@ -125,10 +136,16 @@ class Publisher:
     def _reconnect(self) -> None:
         self._link.connect()
         if self._connected_once:
-            self._forget_old()
-            for namespace, run in _by_namespace(self._recent):
-                self._store(namespace, run)
+            self._resend()
         self._connected_once = True
+
+    def _resend(self) -> None:
+        self._forget(confirmed_before=self._clock() - RESEND_MAX_AGE_SECONDS)
+        for namespace, run in _by_namespace(self._recent):
+            try:
+                self._store(namespace, run)
+            except BackendRefusedError as error:  # of no concern to whoever publishes now
+                log.warning("not_stored_again", namespace=namespace, messages=len(run), error=str(error))
 
     def _store(self, namespace: str, frames: Sequence[Frame]) -> None:
         script_keys: list[Argument] = [keys.counts_key(namespace)]
@@ -147,11 +164,10 @@ class Publisher:
         for frame in frames:
             self._recent.append((now, namespace, frame))
             self._recent_bytes += len(frame.body)
-        self._forget_old()
+        self._forget(confirmed_before=now - RESEND_WINDOW_SECONDS)
 
-    def _forget_old(self) -> None:
-        oldest = self._clock() - RESEND_WINDOW_SECONDS
-        while self._recent and (self._recent[0][0] < oldest or self._recent_bytes > RESEND_WINDOW_BYTES):
+    def _forget(self, confirmed_before: float) -> None:
+        while self._recent and (self._recent[0][0] < confirmed_before or self._recent_bytes > RESEND_WINDOW_BYTES):
             self._recent_bytes -= len(self._recent.popleft()[2].body)
 
 

@@ -4,21 +4,22 @@
 --
 -- KEYS[1]        HASH    the client: owner token, group marks
 -- KEYS[2]        HASH    exact counts, field -> integer
--- KEYS[3]        HASH    the client's own state: version, state (JSON)
+-- KEYS[3]        HASH    the client's own state: version, state (JSON), timers (JSON)
 -- KEYS[4..3+L]   STREAM  the logs that entries are acknowledged in
 -- then four keys for each output, as in publish.lua: log, seen, store, index
 -- ARGV[1] owner token   ARGV[2] group   ARGV[3] index TTL, seconds
 -- ARGV[4] L, logs   ARGV[5] A, acknowledgements   ARGV[6] C, counts
 -- ARGV[7] state version expected, or '' when the state is left alone   ARGV[8] the new state, JSON
+-- ARGV[9] by how much the version grows (changes of the state in the batch)   ARGV[10] the new timers, JSON, or '' when they are left alone
 -- then A x (index of the log 1..L, entry id), C x (field, increment), and for each output: score, digest, JSON, count field
 --
 -- Returns {1, state version}, or {0, why, detail} with nothing changed; why is
---   owner (another token), type (detail = key), gone (detail = entry id: not pending), state (detail = version found).
+--   owner (another token), unclaimed (no token: data was lost), type (detail = key), gone (detail = entry id: not pending), state (detail = version found).
 local token, group, ttl = ARGV[1], ARGV[2], ARGV[3]
 local logs, acks, increments = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local expected, state = ARGV[7], ARGV[8]
+local expected, state, changes, timers = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 local outputs = (#KEYS - 3 - logs) / 4
-local first_ack, first_count = 9, 9 + 2 * acks
+local first_ack, first_count = 11, 11 + 2 * acks
 local first_output = first_count + 2 * increments
 
 local function wrong_type(key, want)
@@ -29,7 +30,8 @@ end
 for i = 1, 3 do
   if wrong_type(KEYS[i], 'hash') then return {0, 'type', KEYS[i]} end
 end
-if redis.call('HGET', KEYS[1], 'token') ~= token then return {0, 'owner', ''} end
+local owner = redis.call('HGET', KEYS[1], 'token')
+if owner ~= token then return {0, owner and 'owner' or 'unclaimed', ''} end
 local version = tonumber(redis.call('HGET', KEYS[3], 'version') or '0')
 if expected ~= '' and version ~= tonumber(expected) then return {0, 'state', tostring(version)} end
 for i = 0, outputs - 1 do
@@ -65,7 +67,8 @@ for i = 0, outputs - 1 do
 end
 for field, n in pairs(counts) do redis.call('HINCRBY', KEYS[2], field, n) end
 if expected ~= '' then
-  version = version + 1
+  version = version + tonumber(changes)
   redis.call('HSET', KEYS[3], 'version', version, 'state', state)
 end
+if timers ~= '' then redis.call('HSET', KEYS[3], 'timers', timers) end
 return {1, version}

@@ -9,7 +9,11 @@ local now_ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
 local slot, floor = nil, 0
 local used = redis.call('ZCARD', KEYS[1])
 if used < tonumber(ARGV[1]) then
-  slot = tostring(used)
+  -- Slots are numbered as they are first leased; after a loss of data those that live on were renewed out of turn.
+  repeat
+    slot = tostring(used % tonumber(ARGV[1]))
+    used = used + 1
+  until not redis.call('ZSCORE', KEYS[1], slot)
 else
   local free = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now_ms, 'WITHSCORES', 'LIMIT', 0, 1)
   if #free == 0 then return {-1, 0} end

@@ -5,9 +5,11 @@
 -- KEYS[2+]  STREAM  the logs
 -- ARGV[1]   token   ARGV[2]  group   ARGV[3]  where a new group starts: '0' (earliest) or '$' (what comes from now on)
 --
--- Returns {1, groups made}, or {0, 'owner'}, {0, 'lost', log}, {0, 'type', key}; nothing is written when refused.
+-- Returns {1, groups made}, or {0, 'owner'}, {0, 'unclaimed'} (data was lost), {0, 'lost', log}, {0, 'type', key};
+-- nothing is written when refused.
 local token, group, start = ARGV[1], ARGV[2], ARGV[3]
-if redis.call('HGET', KEYS[1], 'token') ~= token then return {0, 'owner'} end
+local owner = redis.call('HGET', KEYS[1], 'token')
+if owner ~= token then return {0, owner and 'owner' or 'unclaimed'} end
 
 local missing = {}
 for i = 2, #KEYS do
