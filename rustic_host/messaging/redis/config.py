@@ -1,6 +1,8 @@
 """Settings of the Redis backend: Rustic AI's fields (facts 2.5) with their meaning, and the ones they lack."""
 
 import os
+import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -10,6 +12,7 @@ from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool
 from redis.retry import Retry
 
+from rustic_host.errors import ConfigError
 from rustic_host.telemetry.redact import redact_text
 
 DEFAULT_TTL_SECONDS = 3600
@@ -35,9 +38,32 @@ class RedisBackendConfig(BaseModel):
     socket_connect_timeout: float = Field(default=10, gt=0)
     socket_timeout: float = Field(default=30, gt=0)
     message_ttl: int = Field(default_factory=lambda: _ttl_from(os.environ), ge=1)
+    socket_keepalive: bool = True
+    socket_keepalive_options: dict[str, int] | None = None
+    """Rustic AI's ``TCP_KEEPIDLE`` and its like."""
+    is_cluster: bool = False
+    """True is refused for now."""
+    health_check_interval: float | None = None
+    """Of no effect, as the fields after it: a read that ends every 5 s, and is answered, is the health check here."""
+    pubsub_retry_enabled: bool | None = None
+    pubsub_retry_initial_delay: float | None = None
+    pubsub_retry_max_delay: float | None = None
+    pubsub_retry_multiplier: float | None = None
+    pubsub_health_check_interval: float | None = None
+    pubsub_poll_sleep_time: float | None = None
+    pubsub_immediate_retry_attempts: int | None = None
+    pubsub_immediate_retry_delay: float | None = None
+    pubsub_immediate_retry_multiplier: float | None = None
+    pubsub_max_retry_attempts: int | None = None
+    pubsub_max_retry_time: float | None = None
+    pubsub_crash_on_failure: bool | None = None
+    pubsub_health_monitoring_enabled: bool | None = None
+    pubsub_health_monitor_initial_delay: float | None = None
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
+        if self.is_cluster:
+            raise ValueError("is_cluster: a Redis Cluster cannot be used yet")
         try:
             self.pool()
         except ValueError:  # its text may hold a piece of the password
@@ -66,6 +92,11 @@ class RedisBackendConfig(BaseModel):
             ValueError: the URL is none.
         """
         tls = {k: getattr(self, k) for k in ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs") if getattr(self, k)}
+        tcp: dict[str, Any] = {}
+        if not self.connection_url().startswith("unix"):
+            tcp["socket_keepalive"] = self.socket_keepalive
+            if self.socket_keepalive_options is not None:
+                tcp["socket_keepalive_options"] = _by_number(self.socket_keepalive_options)
         return ConnectionPool.from_url(
             self.connection_url(),
             **{
@@ -76,10 +107,20 @@ class RedisBackendConfig(BaseModel):
                 "socket_connect_timeout": self.socket_connect_timeout,
                 "socket_timeout": self.socket_timeout,
                 **tls,
+                **tcp,
                 **overrides,
             },
         )
 
 
-def _ttl_from(environ: Any) -> int:
-    return int(environ.get("RUSTIC_AI_REDIS_MSG_TTL", DEFAULT_TTL_SECONDS))
+def _ttl_from(environ: Mapping[str, str]) -> int:
+    text = environ.get("RUSTIC_AI_REDIS_MSG_TTL", str(DEFAULT_TTL_SECONDS))
+    if not text.isdecimal():
+        raise ConfigError(f"RUSTIC_AI_REDIS_MSG_TTL is {text!r}; it must be a whole number of seconds")
+    return int(text)
+
+
+def _by_number(options: Mapping[str, int]) -> dict[int, int]:
+    """Socket options by name, as a spec can write them; those that this system does not have are left out."""
+    named = {name: value for name, value in options.items() if hasattr(socket, name)}
+    return {getattr(socket, name): value for name, value in named.items()}

@@ -1,5 +1,6 @@
 """How to reach the server."""
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,37 @@ def test_the_ttl_comes_from_rustic_ais_variable(monkeypatch: pytest.MonkeyPatch)
 def test_backends_that_cannot_be_made(module: str, name: str, settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         MessagingConfig(backend_module=module, backend_class=name, backend_config=settings).get_storage()
+
+
+def test_rustic_ais_fields_are_taken() -> None:
+    """Facts 2.5: what a spec of theirs may hold."""
+    config = RedisBackendConfig.model_validate(
+        {
+            "host": "h",
+            "port": 6379,
+            "ssl": False,
+            "is_cluster": False,
+            "socket_keepalive": True,
+            "socket_keepalive_options": {"TCP_KEEPIDLE": 300, "TCP_KEEPINTVL": 60, "TCP_KEEPCNT": 3, "NO_SUCH": 1},
+            "health_check_interval": 30,
+            "pubsub_retry_enabled": True,
+            "pubsub_max_retry_attempts": 5,
+            "pubsub_crash_on_failure": True,
+        }
+    )
+    assert config.pool().connection_kwargs["socket_keepalive_options"] == {
+        socket.TCP_KEEPIDLE: 300,
+        socket.TCP_KEEPINTVL: 60,
+        socket.TCP_KEEPCNT: 3,
+    }
+
+
+def test_a_cluster_is_refused_with_a_reason() -> None:
+    with pytest.raises(ConfigError, match="cluster cannot be used yet|Cluster cannot be used yet"):
+        RedisMessagingBackend({"is_cluster": True})
+
+
+def test_a_ttl_that_is_no_number_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUSTIC_AI_REDIS_MSG_TTL", "abc")
+    with pytest.raises(ConfigError, match="RUSTIC_AI_REDIS_MSG_TTL is 'abc'"):
+        RedisBackendConfig()
