@@ -6,13 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rustic_host.messaging.delivery import Entry, Kept, Result
+from rustic_host.messaging.delivery import Entry, Kept, Result, home_of
 from rustic_host.messaging.message import Message
 from rustic_host.messaging.pump import Pump, TimeKeeper
 
 
 class MessagingBackend(ABC):
     """Five methods are enough for a backend of one's own; the rest have defaults that rest on them."""
+
+    shared_namespace = ""
+    """Where topics lie that guilds share; empty until an interface activates it."""
 
     @abstractmethod
     def store_message(self, namespace: str, topic: str, message: Message) -> None:
@@ -39,7 +42,8 @@ class MessagingBackend(ABC):
     def store_copies(self, namespace: str, message: Message) -> None:
         """Store a message on all its topics; a backend that can makes it all or nothing."""
         for topic in dict.fromkeys(message.topic_list):
-            self.store_message(namespace, f"{namespace}:{topic}", message.published_to(topic))
+            home = home_of(topic, namespace, self.shared_namespace)
+            self.store_message(home, f"{home}:{topic}", message.published_to(topic))
 
     def get_next_message_for_topic_since(self, topic: str, last_message_id: int) -> Message | None:
         """The message with the smallest id above ``last_message_id``."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rustic_host.errors import MessagingError
+from rustic_host.messaging.delivery import SHARED_TOPICS
 from rustic_host.messaging.message import Message
 
 if TYPE_CHECKING:
@@ -56,6 +57,17 @@ class Client(ABC):
             MessagingError: not connected, or the backend refused or could not be reached.
         """
         self._connected().publish(self, message)
+
+    def publish_to_guild_inbox(self, guild_id: str, message: Message) -> None:
+        """Publish to the topic on which other guilds write to ``guild_id``, as :meth:`publish` does.
+
+        Raises:
+            MessagingError: no shared namespace is active; besides what :meth:`publish` raises.
+        """
+        messaging = self._connected()
+        if not messaging.shared_namespace:
+            raise MessagingError(f"guild {guild_id!r} cannot be reached: no shared namespace is active")
+        messaging.publish(self, message.model_copy(update={"topics": f"{SHARED_TOPICS}{guild_id}"}))
 
     @abstractmethod
     def notify_new_message(self, message: Message) -> object:

@@ -10,6 +10,15 @@ DIGEST_BYTES = 12
 """Length of a copy's digest: 2^48 copies of one topic before two are expected to collide."""
 
 
+SHARED_TOPICS = "guild_inbox:"
+"""Topics with this prefix lie in the namespace that guilds share, not in a guild's own (facts 3.10)."""
+
+
+def home_of(topic: str, namespace: str, shared: str) -> str:
+    """The namespace that ``topic`` lies in; without a shared one every topic is the guild's own."""
+    return shared if shared and topic.startswith(SHARED_TOPICS) else namespace
+
+
 class Frame(NamedTuple):
     """One copy of a message for one topic, its bytes frozen before the first attempt to store it."""
 
@@ -22,15 +31,17 @@ class Frame(NamedTuple):
     """The JSON."""
     digest: bytes
     """Identity of the copy: ids collide across senders, bytes do not."""
+    namespace: str = ""
+    """Where the topic lies, when that is not the publisher's own namespace."""
 
 
-def frames_of(message: Message, only: str | None = None) -> list[Frame]:
+def frames_of(message: Message, only: str | None = None, shared: str = "") -> list[Frame]:
     """A frame for each distinct topic of ``message``, in their order, or for the topic ``only``."""
     frames = []
     for topic in dict.fromkeys(message.topic_list) if only is None else [only]:
         body = message.published_to(topic).to_json_bytes()
         digest = blake2b(body, digest_size=DIGEST_BYTES).digest()
-        frames.append(Frame(topic, message.id, int(message.timestamp), body, digest))
+        frames.append(Frame(topic, message.id, int(message.timestamp), body, digest, home_of(topic, "", shared)))
     return frames
 
 
@@ -46,7 +57,7 @@ class Entry(NamedTuple):
 class Kept(NamedTuple):
     """What one client keeps in the store, as of its last commit."""
 
-    state: dict[str, Any] = {}
+    state: dict[str, Any]
     version: int = 0
     """How many changes of the state were committed."""
     timers: dict[str, Any] = {}

@@ -10,7 +10,7 @@ from rustic_host.errors import MessageError, MessagingError
 from rustic_host.messaging.client import Client
 from rustic_host.messaging.config import MessagingConfig
 from rustic_host.messaging.dead_letter import DEAD_LETTER_TOPIC, dead_letter
-from rustic_host.messaging.delivery import Entry, Frame, Kept, Result, frames_of
+from rustic_host.messaging.delivery import SHARED_TOPICS, Entry, Frame, Kept, Result, frames_of, home_of
 from rustic_host.messaging.gemstone_id import GemstoneGenerator
 from rustic_host.messaging.message import Message
 from rustic_host.messaging.pump import Pump, TimeKeeper
@@ -90,6 +90,21 @@ class MessagingInterface:
         self._manual.discard(client.id)
         client.disconnect()
 
+    @property
+    def shared_namespace(self) -> str:
+        """Where the topics lie that guilds share (``guild_inbox:<guild>``); empty before it is activated."""
+        return self.backend.shared_namespace
+
+    def activate_shared_namespace(self, name: str) -> None:
+        """Share topics with the other guilds of ``name``, an organization; before anything is subscribed.
+
+        Raises:
+            MessagingError: another one is active.
+        """
+        if self.shared_namespace not in ("", name):
+            raise MessagingError(f"the shared namespace is {self.shared_namespace!r} already, not {name!r}")
+        self.backend.shared_namespace = name
+
     def publish(self, sender: Client, message: Message) -> None:
         """Publish to all topics of the message, all or none.
 
@@ -102,7 +117,7 @@ class MessagingInterface:
         if not message.topic_list:
             raise MessageError(f"message {message.id} of {sender.id} names no topic")
         if self._outbox.frames is not None:
-            self._outbox.frames += frames_of(message)
+            self._outbox.frames += frames_of(message, shared=self.shared_namespace)
         else:
             self.backend.store_copies(self.namespace, message)
 
@@ -247,7 +262,8 @@ class MessagingInterface:
             self.backend.unsubscribe(self._full(topic), client_id=client_id)
 
     def _full(self, topic: str) -> str:
-        return f"{self.namespace}:{self._bare(topic)}"
+        bare = self._bare(topic)
+        return f"{home_of(bare, self.namespace, self.shared_namespace)}:{bare}"
 
     def _bare(self, topic: str) -> str:
         return topic.removeprefix(f"{self.namespace}:")
@@ -267,6 +283,11 @@ def _parsed(entry: Entry) -> tuple[Message | None, Exception | None]:
 
 
 def _is_for(client_id: str, topic: str, message: Message) -> bool:
-    """Facts 3.6: a self inbox takes only its owner's messages, every other topic only those of others."""
+    """Facts 3.6: a self inbox takes only its owner's messages, every other topic only those of others.
+
+    On shared topics names mean little: every guild's gateway may have the same id.
+    """
+    if topic.startswith(SHARED_TOPICS):
+        return True
     own = message.sender.id == client_id.rpartition("$")[2]
     return own if topic.startswith(SELF_INBOX) else not own

@@ -51,7 +51,7 @@ class GuildStackEntry(BaseModel):
     """A guild that a message came through, and the saga that waits there for the answer."""
 
     guild_id: str
-    saga_id: str
+    saga_id: str | None = None
 
 
 class PayloadTransformer(BaseModel):
@@ -137,3 +137,7 @@ class RoutingSlip(BaseModel):
     """The rules that travel with a message, in order."""
 
     steps: list[RoutingRule] = Field(default_factory=list)
+
+    def add_step(self, step: RoutingRule) -> None:
+        """Append a rule."""
+        self.steps.append(step)

@@ -5,6 +5,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -484,3 +485,30 @@ def test_memory_is_shared_within_the_process() -> None:
     second.cleanup()
     first.store_message("shared", "shared:t", message("t"))
     assert seen == [sent.id]
+
+
+def test_guilds_share_a_topic_only_when_the_namespace_is_active(config: MessagingConfig) -> None:
+    """Facts 3.10: ``<org>:guild_inbox:<guild>``; nobody's own messages are dropped there: ids mean little."""
+    heard: Inbox = queue.Queue()
+    one, two = (MessagingInterface(f"{name}_{uuid4().hex}", config) for name in ("one", "two"))
+    sender, reader = SimpleClient("one$gateway", "Gateway", str), SimpleClient("two$gateway", "Gateway", heard.put)
+    try:
+        one.register_client(sender)
+        two.register_client(reader)
+        sent = Message(GemstoneGenerator(1).get_id(), sender=AgentTag(id="gateway"), topics="t", payload={"n": 1})
+        with pytest.raises(MessagingError, match="no shared namespace"):
+            sender.publish_to_guild_inbox(two.namespace, sent)
+        organization = f"org_{uuid4().hex}"
+        for interface in (one, two):
+            interface.activate_shared_namespace(organization)
+        with pytest.raises(MessagingError, match="already"):
+            one.activate_shared_namespace("another")
+        two.subscribe(f"guild_inbox:{two.namespace}", reader)
+        sender.publish_to_guild_inbox(two.namespace, sent)
+        got = heard.get(timeout=10)
+        assert got.topic_published_to == f"guild_inbox:{two.namespace}"
+        assert one.backend.get_messages_for_topic(f"{organization}:guild_inbox:{two.namespace}")[0].id == sent.id
+        assert one.get_messages("t") == []
+    finally:
+        one.shutdown()
+        two.shutdown()

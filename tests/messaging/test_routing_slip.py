@@ -167,3 +167,16 @@ def test_records_keep_their_shape() -> None:
     assert GuildStackEntry(guild_id="G", saga_id="S").model_dump() == {"guild_id": "G", "saga_id": "S"}
     with pytest.raises(ValidationError):
         ProcessEntry.model_validate({**entry.model_dump(), "to_topics": None})
+
+
+def test_a_guild_stack_entry_without_a_saga() -> None:
+    """Rustic AI's EnvoyAgent sends null when there is no session."""
+    entry = GuildStackEntry.model_validate_json('{"guild_id":"g","saga_id":null}')
+    assert entry.model_dump_json() == '{"guild_id":"g","saga_id":null}'
+
+
+def test_steps_are_added_in_order() -> None:
+    slip = RoutingSlip()
+    for name in ("a", "b"):
+        slip.add_step(RoutingRule(agent=AgentTag(name=name)))
+    assert [step.agent and step.agent.name for step in slip.steps] == ["a", "b"]

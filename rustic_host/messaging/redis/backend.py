@@ -46,11 +46,11 @@ class RedisMessagingBackend(MessagingBackend):
     def store_message(self, namespace: str, topic: str, message: Message) -> None:
         """Store on one topic."""
         copy = message.published_to(topic.removeprefix(f"{namespace}:"))
-        self.publisher.publish(namespace, frames_of(copy, only=copy.topic_published_to))
+        self.publisher.publish(namespace, frames_of(copy, copy.topic_published_to, self.shared_namespace))
 
     def store_copies(self, namespace: str, message: Message) -> None:
         """Store on all topics, all or nothing."""
-        self.publisher.publish(namespace, frames_of(message))
+        self.publisher.publish(namespace, frames_of(message, shared=self.shared_namespace))
 
     def get_messages_for_topic(self, topic: str) -> list[Message]:
         """From the documented store; members that are no messages are left out and logged."""
@@ -109,7 +109,7 @@ class RedisMessagingBackend(MessagingBackend):
         time_keeper: TimeKeeper | None = None,
     ) -> Pump:
         """The loop of a durable client."""
-        source = Consumer(self.config, namespace, client_id)
+        source = Consumer(self.config, namespace, client_id, shared=self.shared_namespace)
         return Pump(source, topics, handle, restore, give_up, time_keeper=time_keeper)
 
 

@@ -24,7 +24,7 @@ from rustic_host.errors import (
     OwnershipLostError,
 )
 from rustic_host.messaging import counts
-from rustic_host.messaging.delivery import Entry, Kept, Result
+from rustic_host.messaging.delivery import Entry, Kept, Result, home_of
 from rustic_host.messaging.redis import keys
 from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.link import Argument, Link, Script
@@ -54,6 +54,7 @@ class Consumer:
         config: the server.
         namespace: the guild id.
         client_id: also the name of the client's group in every log it reads.
+        shared: the namespace that guilds share, for the topics that lie there.
         start: where a group that never was begins: ``earliest`` or ``latest``.
         clock: monotonic seconds.
     """
@@ -65,9 +66,10 @@ class Consumer:
         client_id: str,
         *,
         start: str = "earliest",
+        shared: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.namespace, self.client_id = namespace, client_id
+        self.namespace, self.client_id, self._shared = namespace, client_id, shared
         self._ttl = config.message_ttl
         self._start = "0" if start == "earliest" else "$"
         self._clock = clock
@@ -107,7 +109,7 @@ class Consumer:
 
     def subscribe(self, topics: Sequence[str]) -> None:
         """Read these topics, and no others, from now on; in force when it returns."""
-        logs = {topic: keys.topic_keys(self.namespace, topic).log for topic in topics}
+        logs = {topic: self._log(topic) for topic in topics}
         if logs:
             args = [self._token, self.client_id, self._start]
             self._checked(self._link.run(SUBSCRIBE, [self._client_key, *logs.values()], args))
@@ -303,7 +305,7 @@ class Consumer:
         acks: list[Argument] = []
         increments: dict[str, int] = {}
         script_keys: list[Argument] = [*self._own_keys()]
-        script_keys += (keys.topic_keys(self.namespace, topic).log for topic in logs)
+        script_keys += (self._log(topic) for topic in logs)
         outputs: list[Argument] = []
         state: dict[str, Any] | None = None
         timers: dict[str, Any] | None = None
@@ -335,6 +337,9 @@ class Consumer:
         if any(result.state is not None for result in results):
             self._version = version
         self._in_hand -= len(results)
+
+    def _log(self, topic: str) -> str:
+        return keys.topic_keys(home_of(topic, self.namespace, self._shared), topic).log
 
     def _own_keys(self) -> tuple[str, str, str]:
         """The keys that every commit of this client needs, whatever it publishes."""

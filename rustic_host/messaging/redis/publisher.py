@@ -37,7 +37,8 @@ log = get_logger(__name__)
 
 def frame_keys(namespace: str, frame: Frame) -> tuple[str, str, str, str]:
     """The four keys that the publish and commit scripts take for one copy."""
-    return (*keys.topic_keys(namespace, frame.topic), keys.message_key(namespace, frame.message_id))
+    home = frame.namespace or namespace
+    return (*keys.topic_keys(home, frame.topic), keys.message_key(home, frame.message_id))
 
 
 def frame_args(frame: Frame) -> tuple[int, bytes, bytes, str]:
