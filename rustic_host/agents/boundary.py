@@ -58,6 +58,9 @@ class BoundaryClient:
 class BoundaryAgent(Agent[Props]):
     """An agent that sends to other guilds; one that overrides ``subscribe_to_shared_inbox`` also hears them."""
 
+    def __init__(self) -> None:
+        self.subscribed_topics = [*self.subscribed_topics, *self.shared_topics]
+
     @property
     def subscribe_to_shared_inbox(self) -> bool:
         """Whether it hears what other guilds send to this one."""
@@ -65,7 +68,7 @@ class BoundaryAgent(Agent[Props]):
 
     @property
     def shared_topics(self) -> list[str]:
-        """The topics of the shared namespace that it reads; whoever runs the agent subscribes it to them."""
+        """The topics of the shared namespace that it reads, besides its guild's own."""
         return [guild_inbox(self.guild_id)] if self.subscribe_to_shared_inbox else []
 
     def _is_from_shared_inbox(self, message: Message) -> bool:

@@ -39,8 +39,8 @@ class GuildControl(Protocol):
             MessagingError: the store cannot be reached.
         """
 
-    def stop(self) -> None:
-        """End the guild in order, soon."""
+    def end(self) -> None:
+        """Stop the guild in order, soon."""
 
 
 class Governor(Agent):

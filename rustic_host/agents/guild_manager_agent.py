@@ -221,7 +221,7 @@ class GuildManagerAgent(StateKeeper, HealthKeeper):
             self.logger.warning("stop_request_too_old", message_id=ctx.message.id, consequence="the guild goes on")
             return
         self._tell(ctx, StopGuildResponse(user_id=ctx.payload.user_id), GuildTopics.STATUS)
-        self.control.stop()
+        self.control.end()
 
     def _launch(self, ctx: ProcessContext[Any], spec: AgentSpec, id_field: str, name_field: str) -> None:
         if self._by_id(spec.id) is not None or spec.id == self.id:
@@ -242,7 +242,7 @@ class GuildManagerAgent(StateKeeper, HealthKeeper):
         self._follow(spec)
 
     def _follow(self, spec: GuildSpec) -> None:
-        self.guild_spec = spec
+        self._use_guild(spec)
         self.control.apply(spec)
 
     def _announce(self, ctx: ProcessContext[Any], spec: GuildSpec) -> None:

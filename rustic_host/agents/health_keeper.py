@@ -21,6 +21,12 @@ STALE_SECONDS = 10.0
 """A request this old has waited out an outage: of all that did, only the newest is answered (attacks, C8)."""
 
 
+_DEAD = (HeartbeatStatus.ERROR, HeartbeatStatus.UNKNOWN)
+
+ANSWERED_BY = "answered_by"
+"""Key of ``checkmeta``: who sent the heartbeat in the agent's name."""
+
+
 class AgentsChanged(SystemModel):
     """The host says that the status of agents has changed; which one's, the manager asks it."""
 
@@ -43,9 +49,10 @@ def _to_itself(agent: "HealthKeeper", message: Message) -> bool:
 
 
 def _about_itself(agent: "HealthKeeper", message: Message) -> bool:
-    """Whether an agent of the guild answers for itself, and not the manager in its name."""
-    health = agent.control.health().get(message.sender.id or "")
-    return health is not None and health.answers
+    """Whether an agent of the guild says it, and not the manager in its name."""
+    meta = message.payload.get("checkmeta")
+    in_its_name = isinstance(meta, dict) and ANSWERED_BY in meta
+    return not in_its_name and any(spec.id == message.sender.id for spec in agent.guild_spec.agents)
 
 
 class HealthKeeper(Governor):
@@ -101,28 +108,41 @@ class HealthKeeper(Governor):
     def _answer(self, ctx: ProcessContext[Any], checktime: datetime) -> None:
         found = self._health(checktime)
         own = self.control.health()
-        self._beat(ctx, self._tag, _heartbeat(HeartbeatStatus.OK, checktime))
+        self._beat_for(ctx, self._tag, self._heartbeat(HeartbeatStatus.OK, checktime))
         for agent in self._agents(found):
-            if not own[agent.id].answers:
-                self._beat(ctx, AgentTag(id=agent.id, name=agent.name), found[agent.id])
+            if not _answers(own[agent.id]):
+                self._beat_for(ctx, AgentTag(id=agent.id, name=agent.name), found[agent.id])
         self._report(ctx, found)
 
     def _tell_changes(self, ctx: ProcessContext[Any]) -> None:
         found, own = self._health(datetime.now()), self.control.health()
         news = [agent for agent in self._agents(found) if found[agent.id].checkstatus != self._reported.get(agent.id)]
         for agent in news:
-            if not own[agent.id].answers:
-                self._beat(ctx, AgentTag(id=agent.id, name=agent.name), found[agent.id])
+            starting = found[agent.id].checkstatus == HeartbeatStatus.STARTING  # the first beat is when it is ready
+            if not (_answers(own[agent.id]) or starting):
+                self._beat_for(ctx, AgentTag(id=agent.id, name=agent.name), found[agent.id])
         if news or found.keys() != self._reported.keys() or not found:
             self._report(ctx, found)
 
     def _health(self, checktime: datetime) -> dict[str, Heartbeat]:
         """How each agent is: what it says of itself counts only while its process is well (facts 12, 19)."""
         own = self.control.health()
-        for agent_id in [key for key in self._own_words if key not in own or own[key].status != HeartbeatStatus.OK]:
+        for agent_id in [key for key in self._own_words if key not in own or own[key].status in _DEAD]:
             del self._own_words[agent_id]
         agents = [agent for agent in self.guild_spec.agents if agent.id in own]
-        return {a.id: self._own_words.get(a.id) or _seen(a, own[a.id], checktime) for a in agents}
+        return {agent.id: self._health_of(agent, own[agent.id], checktime) for agent in agents}
+
+    def _health_of(self, agent: "AgentSpec", health: AgentHealth, checktime: datetime) -> Heartbeat:
+        said = self._own_words.get(agent.id)
+        if said is not None and health.status == HeartbeatStatus.OK:
+            return said
+        return self._heartbeat(health.status, checktime, agent.qos.latency)
+
+    def _heartbeat(self, status: HeartbeatStatus, checktime: datetime, qos_latency: int | None = None) -> Heartbeat:
+        now = datetime.now()
+        observed = (now - checktime).total_seconds() * 1000
+        meta = {"qos_latency": qos_latency, "observed_latency": observed, ANSWERED_BY: self.id}
+        return Heartbeat(checktime=checktime, checkstatus=status, responsetime=now, checkmeta=meta)
 
     def _agents(self, found: Iterable[str]) -> "list[AgentSpec]":
         ids = set(found)
@@ -133,7 +153,7 @@ class HealthKeeper(Governor):
         report = AgentsHealthReport.of(found)
         self._publish(ctx, self._tag, report, GuildTopics.STATUS, Priority.NORMAL)
 
-    def _beat(self, ctx: ProcessContext[Any], sender: AgentTag, heartbeat: Heartbeat) -> None:
+    def _beat_for(self, ctx: ProcessContext[Any], sender: AgentTag, heartbeat: Heartbeat) -> None:
         self._publish(ctx, sender, heartbeat, GuildTopics.HEARTBEAT, Priority.HIGH)
 
     def _publish(
@@ -154,12 +174,6 @@ class HealthKeeper(Governor):
         ctx._outbox.append(message)
 
 
-def _seen(agent: "AgentSpec", health: AgentHealth, checktime: datetime) -> Heartbeat:
-    return _heartbeat(health.status, checktime, agent.qos.latency)
-
-
-def _heartbeat(status: HeartbeatStatus, checktime: datetime, qos_latency: int | None = None) -> Heartbeat:
-    now = datetime.now()
-    observed = (now - checktime).total_seconds() * 1000
-    meta = {"qos_latency": qos_latency, "observed_latency": observed}
-    return Heartbeat(checktime=checktime, checkstatus=status, responsetime=now, checkmeta=meta)
+def _answers(health: AgentHealth) -> bool:
+    """Whether the agent answers itself, and can."""
+    return health.answers and health.status == HeartbeatStatus.OK

@@ -1,6 +1,6 @@
 """Answers ``state_topic``: owns the guild's state, tells those of the agents, passes changes of theirs on to them."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from rustic_host.agents.guild_control import Governor
@@ -22,7 +22,7 @@ from rustic_host.guild.topics import GuildTopics
 from rustic_host.messaging import JsonDict, Priority
 
 VERSION_KEY, TIME_KEY = "guild_version", "guild_time"
-"""Keys of the manager's state: changes of the guild's state so far, and when the last one was (ISO, UTC)."""
+"""Keys of the manager's state: changes of the guild's state so far, and when the last one was (ISO, local)."""
 
 
 class StateKeeper(Governor):
@@ -34,9 +34,7 @@ class StateKeeper(Governor):
         request = ctx.payload
         try:
             self._check_owner(request)
-            state, version, time = (
-                self._guild_state_now() if request.state_owner == "guild" else self._of_agent(request)
-            )
+            state, version, time = self._of(request)
             answer = StateFetchResponse(
                 state_owner=request.state_owner,
                 guild_id=request.guild_id,
@@ -86,7 +84,9 @@ class StateKeeper(Governor):
         kept = self._state
         return kept.get(GUILD_STATE_KEY, {}), kept.get(VERSION_KEY, 0), kept.get(TIME_KEY)
 
-    def _of_agent(self, request: StateFetchRequest) -> tuple[JsonDict, int, str | None]:
+    def _of(self, request: StateFetchRequest) -> tuple[JsonDict, int, str | None]:
+        if request.state_owner == "guild":
+            return self._guild_state_now()
         return *self.control.agent_state(str(request.agent_id)), None
 
     def _check_owner(self, request: StateFetchRequest | StateUpdateRequest) -> None:
@@ -132,4 +132,4 @@ def _part(state: JsonDict, path: str | None) -> JsonDict:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat()
+    return datetime.now().isoformat()

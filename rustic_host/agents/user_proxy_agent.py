@@ -8,9 +8,10 @@ from rustic_host.agents.tagging import tagged_in
 from rustic_host.guild.agent import Agent
 from rustic_host.guild.aliases import our_name
 from rustic_host.guild.context import ProcessContext
-from rustic_host.guild.dsl import AgentSpec, BaseAgentProps, GuildSpec
+from rustic_host.guild.dsl import AgentSpec, BaseAgentProps
 from rustic_host.guild.messages import SystemModel
 from rustic_host.guild.processor import processor
+from rustic_host.guild.system_messages import GuildUpdatedAnnouncement, StopGuildRequest
 from rustic_host.guild.topics import GuildTopics
 from rustic_host.messaging import AgentTag, JsonDict, Message, RoutingDestination, RoutingRule, RoutingSlip
 
@@ -51,23 +52,6 @@ class ParticipantListRequest(SystemModel):
     wire_format: ClassVar[str] = "rustic_ai.core.agents.utils.user_proxy_agent.ParticipantListRequest"
 
     guild_id: str
-
-
-class StopGuildRequest(SystemModel):
-    """Asks for the guild's end; from the user's ``user_system:<user>`` it is passed on to ``system_topic``."""
-
-    wire_format: ClassVar[str] = "rustic_ai.core.agents.system.models.StopGuildRequest"
-
-    guild_id: str
-
-
-class GuildUpdatedAnnouncement(SystemModel):
-    """Says on ``guild_status_topic`` how the guild's spec is now."""
-
-    wire_format: ClassVar[str] = "rustic_ai.core.agents.system.models.GuildUpdatedAnnouncement"
-
-    guild_id: str
-    guild_spec: GuildSpec
 
 
 class UserProxyAgentProps(BaseAgentProps):
@@ -150,7 +134,8 @@ class UserProxyAgent(Agent[UserProxyAgentProps]):
     @processor(StopGuildRequest, _system_request)
     def handle_stop_guild_request(self, ctx: ProcessContext[StopGuildRequest]) -> None:
         """Pass the request on to whoever runs the guild."""
-        self._forward(ctx, ctx.payload.model_dump(), ctx.message.format, GuildTopics.SYSTEM)
+        request = ctx.payload.model_copy(update={"user_id": ctx.payload.user_id or self.config.user_id})
+        self._forward(ctx, request.model_dump(), ctx.message.format, GuildTopics.SYSTEM)
 
     @processor(GuildUpdatedAnnouncement, handle_essential=True)
     def guild_refresh_handler(self, ctx: ProcessContext[GuildUpdatedAnnouncement]) -> None:

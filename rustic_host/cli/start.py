@@ -14,7 +14,12 @@ from rustic_host.errors import ConfigError
 
 @click.command()
 @click.argument("specs", metavar="SPEC...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--redis", "redis_url", metavar="URL", help="Redis or Valkey server to use.  [default: one of its own]")
+@click.option(
+    "--redis",
+    "redis_url",
+    metavar="URL",
+    help="Redis or Valkey server to use.  [default: the spec's, or one of its own]",
+)
 @click.option("--state-dir", metavar="DIR", type=click.Path(path_type=Path), help="What outlives the host lies here.")
 @click.option("--metrics-port", metavar="PORT", type=click.IntRange(0, 65535), help="Of /metrics; 0 is any free one.")
 @click.option("--log-format", type=click.Choice(["json", "console"]), help="[default: console on a terminal]")
@@ -22,6 +27,12 @@ from rustic_host.errors import ConfigError
     "--log-level",
     type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]),
     help="[default: INFO; WARNING on a terminal]",
+)
+@click.option(
+    "--app-dir",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A folder to import agents from, besides the spec's own. Can be given several times.",
 )
 @socket_option
 def start(specs: tuple[Path, ...], **options: Any) -> None:
@@ -32,15 +43,16 @@ def start(specs: tuple[Path, ...], **options: Any) -> None:
     Exit codes: 0 stopped in order, 3 no agent came up, 65 a spec is wrong, 66 a spec is missing, 69 Redis cannot be
     reached or refuses us, 73 a port or file cannot be made, 75 a host is running already, 78 a setting is wrong.
     """
+    from rustic_host.guild.guild_builder import with_gateway
     from rustic_host.guild.loader import load_guild
     from rustic_host.host.daemon import Host
     from rustic_host.telemetry.logs import configure_logging, default_format
 
-    settings = _settings({name: value for name, value in options.items() if value is not None})
+    settings = _settings({name: value for name, value in options.items() if value not in (None, ())})
     settings.log_format = settings.log_format or default_format(sys.stderr)
     settings.log_level = settings.log_level or ("WARNING" if sys.stderr.isatty() else "INFO")
     configure_logging(format=settings.log_format, level=settings.log_level)
-    guilds = [(load_guild(path), path.resolve().parent) for path in specs]
+    guilds = [(with_gateway(load_guild(path)), path.resolve().parent) for path in specs]
     _refuse_twins([spec.id for spec, _ in guilds])
     asyncio.run(_run(Host, settings, guilds))
 

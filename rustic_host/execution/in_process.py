@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rustic_host.errors import ConfigError, ExecutionError
+from rustic_host.execution.alarm import Alarm
 from rustic_host.execution.engine import ExecutionEngine
 from rustic_host.execution.leased_ids import LeasedIds
 from rustic_host.guild.agent import Agent, build_agent
@@ -103,6 +104,7 @@ class CallbackAgent(RunningAgent):
         self._handler: MessageHandler
         self._messaging: MessagingInterface
         self._own_client: Client
+        self._alarm = Alarm()
 
     @property
     def alive(self) -> bool:
@@ -151,11 +153,15 @@ class CallbackAgent(RunningAgent):
             self._handler(message)
         except Exception:  # the agent reports what its handlers raise: this is one of publishing
             log.exception("agent_cannot_publish", agent=self.order.agent.name, message_id=message.id)
+        self.agent.take_state_change()
+        if self.agent.take_timer_change() is not None:
+            self._alarm.set(self.agent)
 
     def _close(self) -> None:
         with self._changed:
             due, self._closed = self._built and not self._closed, self._built
         if due:
+            self._alarm.close()
             self.agent.close()
             self._messaging.shutdown()
 

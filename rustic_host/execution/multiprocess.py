@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,18 @@ class MultiProcessExecutionEngine(ExecutionEngine):
         """Kill a worker and what it started. Returns at once."""
         self._for_worker(agent_id, self._kill)
 
+    def update_guild(self, guild_spec: GuildSpec) -> None:
+        """Have the guild's workers go by another spec of it, each from its next message on. Returns at once.
+
+        Agents are neither started nor stopped by it, and keep the specs they were started with.
+        """
+        with self._changed:
+            workers = [worker for worker in self._live() if worker.guild_id == guild_spec.id]
+            if workers:
+                line = encoded("guild", guild=guild_spec.model_dump(mode="json"))
+                for worker in workers:
+                    self._in_thread(partial(self._tell, worker, line))
+
     def stop_agent(self, guild_id: str, agent_id: str) -> None:
         """Stop an agent in order; returns when its process is gone.
 
@@ -291,9 +304,10 @@ class MultiProcessExecutionEngine(ExecutionEngine):
 
     def _start(self, worker: _Worker, theirs: socket.socket, guild: GuildSpec, messaging: MessagingConfig) -> None:
         with theirs:
+            if self._closing:  # asked for just before the end: nothing went wrong
+                self._lost(worker, 1, "the engine was shut down")
+                return
             try:
-                if self._closing:
-                    raise ExecutionError("the engine was shut down")
                 worker.slot = self._slot_leases(messaging).lease()
                 order = self._order(worker, worker.slot, guild, messaging)
                 self._zygote(guild, worker.spec).fork(worker.number, theirs)
@@ -301,9 +315,14 @@ class MultiProcessExecutionEngine(ExecutionEngine):
                 log.exception("worker_not_started", agent=worker.spec.name)
                 self._lost(worker, 1, f"{type(error).__name__}: {error}")
                 return
+        self._tell(worker, order)
+
+    def _tell(self, worker: _Worker, line: bytes) -> None:
+        if worker.state == "gone":
+            return
         # A whole spec may not fit into the socket's buffer, and the worker reads it at once: no reason to poll here.
         try:
-            worker.channel.sendall(order)
+            worker.channel.sendall(line)
         except OSError as error:
             log.warning("worker_took_no_order", agent=worker.spec.name, error=str(error))
             self._kill(worker)

@@ -93,7 +93,8 @@ class Worker:
         try:
             self._wrapper.connect()
             if not self._stop_asked.is_set():
-                self._tell("ready", topics=self._wrapper.agent.subscribed_topics)
+                agent = self._wrapper.agent
+                self._tell("ready", topics=agent.subscribed_topics, answers_health=agent.answers_health)
                 self._wrapper.run()
             return WorkerExit.ORDERLY
         finally:
@@ -117,6 +118,8 @@ class Worker:
     def _next_order(self) -> bool:
         """False when the order is to stop, or the host is gone."""
         order = self._channel.receive()
+        if order is not None and order["kind"] == "guild":
+            self._wrapper.update_guild(GuildSpec.model_validate(order["guild"]))
         return order is not None and order["kind"] != "stop"
 
     def _stop(self) -> None:

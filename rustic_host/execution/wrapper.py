@@ -4,8 +4,12 @@ from typing import Any
 
 from rustic_host.guild.agent import Agent, build_agent
 from rustic_host.guild.dsl import AgentSpec, GuildSpec
+from rustic_host.guild.state_messages import GUILD_STATE_KEY, manager_id
 from rustic_host.messaging import Client, GemstoneGenerator, MessagingConfig, MessagingInterface, SimpleClient
 from rustic_host.messaging.pump import Pump
+
+NO_ORGANIZATION = "default_organization"
+"""Guilds that name no organization share this one's namespace."""
 
 
 class AgentWrapper:
@@ -41,9 +45,17 @@ class AgentWrapper:
             ConfigError: the messaging settings are wrong.
         """
         self.messaging = MessagingInterface(self._guild_spec.id, self._messaging_config, generator=self._generator)
+        self.messaging.activate_shared_namespace(self._guild_spec.organization_id or NO_ORGANIZATION)
+        built_for = self._guild_spec
         self.agent = build_agent(
-            self._guild_spec, self._agent_spec, client_factory=self._client, generator=self._generator
+            built_for,
+            self._agent_spec,
+            client_factory=self._client,
+            generator=self._generator,
+            guild_state=self._guild_state,
         )
+        if self._guild_spec is not built_for:  # the other thread found no agent to hand it to
+            self.agent.take_up_guild(self._guild_spec)
         for topic in self.agent.subscribed_topics:
             self.messaging.subscribe(topic, self.client)
         self.pump = self.messaging.run(self.client, self.agent)
@@ -57,6 +69,12 @@ class AgentWrapper:
         self.agent._notify_ready()
         self.pump.run()
 
+    def update_guild(self, guild_spec: GuildSpec) -> None:
+        """Have the agent go by another spec of the guild from its next message on; any thread may call it."""
+        self._guild_spec = guild_spec
+        if "agent" in vars(self):
+            self.agent.take_up_guild(guild_spec)
+
     def stop(self) -> None:
         """Finish the message in hand and return from :meth:`run`; any thread may call it."""
         self.pump.stop()
@@ -66,6 +84,13 @@ class AgentWrapper:
         self.agent.close()
         self.pump.close()
         self.messaging.shutdown()
+
+    def _guild_state(self) -> dict[str, Any]:
+        """As its owner, the guild's manager, keeps it."""
+        guild_id = self._guild_spec.id
+        _, kept = self.messaging.backend.load_state(guild_id, f"{guild_id}${manager_id(guild_id)}")
+        state: dict[str, Any] = kept.get(GUILD_STATE_KEY, {})
+        return state
 
     def _client(self, id: str, name: str, handler: Any) -> Client:
         self.client = SimpleClient(id, name, handler)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, Protocol, get_args, get_origin
 
@@ -23,11 +24,13 @@ from rustic_host.guild.dispatch import HandleResult, dispatch, publish
 from rustic_host.guild.dsl import AgentSpec, BaseAgentProps, GuildSpec
 from rustic_host.guild.fixtures import AgentFixtures, Fixtures
 from rustic_host.guild.handler_loop import HandlerLoop
+from rustic_host.guild.hooks import Hooks, with_hooks
 from rustic_host.guild.messages import SelfReadyNotification, format_of
 from rustic_host.guild.processor import Handler, essential_topics_wanted, handlers_of, processor
 from rustic_host.guild.routing import Sender, reasons
+from rustic_host.guild.scheduling import Scheduling
 from rustic_host.guild.sending import new_message
-from rustic_host.guild.state import apply_update
+from rustic_host.guild.timers import Ticking
 from rustic_host.guild.topics import GuildTopics
 from rustic_host.messaging import (
     AgentTag,
@@ -38,6 +41,8 @@ from rustic_host.messaging import (
     Priority,
     ProcessEntry,
 )
+from rustic_host.messaging.delivery import Kept
+from rustic_host.messaging.gemstone_id import wall_clock_ms
 from rustic_host.telemetry.logs import get_logger
 
 __all__ = ["Agent", "AgentFixtures", "ClientFactory", "ProcessContext", "Publisher", "build_agent", "processor"]
@@ -58,7 +63,7 @@ ClientFactory = Callable[[str, str, Callable[[Message], object]], Publisher]
 """Makes the client of an agent from the client's id, its name, and what to call with each message."""
 
 
-class Agent(Generic[Props]):
+class Agent(Hooks, Scheduling, Generic[Props]):
     """Handles the messages of its topics, one at a time, by its methods marked with ``@processor``.
 
     A subclass may define ``__init__(self)``, without arguments: the framework builds the object, sets the attributes
@@ -94,7 +99,17 @@ class Agent(Generic[Props]):
     _route_external: bool
     _state: dict[str, Any]
     _taken_state: dict[str, Any]
-    _guild_state: dict[str, Any]
+    _state_version: int
+    """How many changes of the state were committed, or are about to be."""
+    _read_guild_state: Callable[[], dict[str, Any]] | None
+    _seen_guild_state: dict[str, Any] | None
+    """As read for the message in hand."""
+    _heard_guild_state: dict[str, Any]
+    """As last told, for an agent that cannot read it."""
+    _next_guilds: deque[tuple[GuildSpec, float]]
+    """The newest spec, handed over by another thread, and when that was."""
+    _unsettled: bool
+    """Whether there is something to do before the next message is handled."""
     _context: ProcessContext[Any] | None
     _loop: HandlerLoop
     _organization: str | None
@@ -103,7 +118,8 @@ class Agent(Generic[Props]):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._handlers = handlers_of(cls)
+        cls._handlers = with_hooks(cls, handlers_of(cls))
+        cls._hears_state = cls.on_state_updated is not Hooks.on_state_updated
         fixtures = Fixtures.of(cls)
         cls._fixtures = None if fixtures == Fixtures() else fixtures
         cls.props_type = _props_argument(cls) or cls.props_type
@@ -142,8 +158,23 @@ class Agent(Generic[Props]):
         return self._state
 
     def get_guild_state(self) -> dict[str, Any]:
-        """Return the guild's state as last heard. It is for reading; :meth:`update_guild_state` changes it."""
-        return self._guild_state
+        """Return the guild's state. It is for reading; :meth:`update_guild_state` changes it.
+
+        It is read once for each message, and only if it is asked for. Raises MessagingError if it cannot be read.
+        """
+        if self._read_guild_state is None:
+            return self._heard_guild_state
+        if self._seen_guild_state is None:
+            self._seen_guild_state, self._unsettled = self._read_guild_state(), True
+        return self._seen_guild_state
+
+    @property
+    def _guild_state(self) -> dict[str, Any]:
+        return self.get_guild_state()
+
+    @_guild_state.setter
+    def _guild_state(self, state: dict[str, Any]) -> None:
+        self._heard_guild_state = state
 
     def update_state(
         self, ctx: ProcessContext[Any], update_format: str, update: Mapping[str, Any], update_path: str | None = None
@@ -152,7 +183,7 @@ class Agent(Generic[Props]):
 
         See :func:`rustic_host.guild.state.apply_update`. Raises StateUpdateRefusedError; then nothing has changed.
         """
-        self._change_state(update_format, dict(update), update_path)
+        self._change_state(update_format, dict(update), update_path, ctx)
 
     def update_guild_state(
         self, ctx: ProcessContext[Any], update_format: str, update: Mapping[str, Any], update_path: str | None = None
@@ -165,11 +196,23 @@ class Agent(Generic[Props]):
         if self._state is self._taken_state:
             return None
         self._taken_state = self._state
+        self._state_version += 1
         return self._state
 
     def restore_state(self, state: dict[str, Any]) -> None:
         """Go back to a state that was stored: what changed since is void."""
         self._state = self._taken_state = state
+
+    def restore(self, kept: Kept) -> None:
+        """Go back to the state and the timers that were stored."""
+        self.restore_state(kept.state)
+        self._state_version = kept.version
+        self._restore_timers(kept.timers)
+
+    def take_up_guild(self, guild_spec: GuildSpec) -> None:
+        """Go by another spec of the guild from the next message on; any thread may call it."""
+        self._next_guilds.append((guild_spec, wall_clock_ms()))
+        self._unsettled = True
 
     def close(self) -> None:
         """End the event loop of the async handlers; what they left running is cancelled."""
@@ -177,10 +220,16 @@ class Agent(Generic[Props]):
 
     def _on_message(self, message: Message) -> HandleResult:
         """Handle one message; errors of handlers are reported on ``error_topic``, not raised."""
+        if self._unsettled:
+            self._between_messages()
+        if message.topic_published_to == self._self_inbox and not self._accept_from_self(message):
+            return "unhandled"  # the tick of a timer that was cancelled, or of a twin
         return dispatch(self, message)
 
-    def _change_state(self, form: str, update: dict[str, Any], path: str | None = None) -> None:
-        self._state = apply_update(self._state, form, update, path)
+    def _between_messages(self) -> None:
+        self._unsettled, self._seen_guild_state = False, None  # in this order: what is handed over now is seen below
+        while self._next_guilds:
+            self._use_guild(*self._next_guilds.popleft())
 
     def _call(self, handler: Handler, context: ProcessContext[Any], dependencies: Mapping[str, Any]) -> None:
         """Run one handler to its end."""
@@ -243,8 +292,13 @@ def build_agent(
     state: dict[str, Any] | None = None,
     organization_id: str | None = None,
     environ: Mapping[str, str] = os.environ,
+    guild_state: Callable[[], dict[str, Any]] | None = None,
+    clock: Callable[[], int] = wall_clock_ms,
 ) -> Agent[Any]:
     """Build the agent that ``agent_spec`` describes; ``state`` is what it kept from before.
+
+    ``guild_state`` reads the guild's state; without it the agent knows what is told on ``state_topic``. ``clock``
+    (Unix milliseconds) is what timers go by.
 
     ``organization_id`` is that of the guild property of this name where it is None; ``environ`` names the file of
     dependencies. Raises AgentLoadError when its class (or that of a dependency) cannot be imported or is none of its
@@ -255,8 +309,9 @@ def build_agent(
     if not issubclass(cls, Agent):
         raise AgentLoadError(f"agent {agent_spec.name!r}: {agent_spec.class_name} is no Agent")
     agent = cls.__new__(cls)
+    agent._read_guild_state, agent._timer_clock, agent._ticking = guild_state, clock, Ticking(clock)
     _set_up(agent, guild_spec, agent_spec, generator, state or {})
-    agent._organization = organization_id or _organization_of(guild_spec)
+    agent._organization = organization_id or guild_spec.organization_id
     agent._dependency_resolvers = _resolvers(cls, guild_spec, agent_spec, environ)
     agent._client = client_factory(f"{guild_spec.id}${agent_spec.id}", agent_spec.name, agent._on_message)
     _initialize(agent)
@@ -274,9 +329,11 @@ def _set_up(
     agent._tag = AgentTag(id=spec.id, name=spec.name)
     agent._self_inbox, agent._inbox = GuildTopics.self_inbox(spec.id), GuildTopics.inbox(spec.id)
     agent._type_names = frozenset({spec.class_name, type(agent).get_qualified_class_name()})
-    agent._route_external = guild_spec.properties.get("route_external") is not False
-    agent._guild_state, agent._context, agent._loop = {}, None, HandlerLoop()
-    agent.restore_state(state)
+    agent._use_guild(guild_spec)
+    agent._heard_guild_state, agent._seen_guild_state = {}, None
+    agent._next_guilds, agent._unsettled = deque(maxlen=1), False
+    agent._context, agent._loop = None, HandlerLoop()
+    agent.restore(Kept(state))
     agent.handled_formats = sorted({handler.format for handler in agent._handlers.values() if handler.format})
     essential = essential_topics_wanted(agent._handlers)
     agent.subscribed_topics = [*spec.subscribed_topics(), *sorted(essential - set(spec.subscribed_topics()))]
@@ -294,11 +351,6 @@ def _properties(cls: type[Agent[Any]], spec: AgentSpec) -> BaseModel:
         raise AgentError(
             f"agent {spec.name!r}: its properties do not fit {spec.class_name}: {reasons(error)}"
         ) from error
-
-
-def _organization_of(guild_spec: GuildSpec) -> str | None:
-    organization = guild_spec.properties.get("organization_id")
-    return organization if isinstance(organization, str) and organization else None
 
 
 def _resolvers(

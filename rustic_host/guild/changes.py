@@ -1,8 +1,8 @@
-"""What was changed in a guild while it ran: kept as JSON in the state of its manager, laid over the spec at each start.
+"""What was changed in a guild while it ran: kept in the state of its manager, and laid over the spec at each start.
 
-The state holds ``agents`` (spec by id, of those launched at run time), ``removed`` (ids of agents of the spec file), and
-``routes``: ``added`` (rules) and ``removed`` (hashes of rules of the spec file). The spec file wins: what it has under
-the same id or hash is not doubled.
+The state holds ``agents`` (spec by id, of those launched at run time), ``removed`` (ids of agents of the spec file) and
+``routes``: ``added`` (rules) and ``removed`` (hashes of rules of the spec file). What the spec file has under the same
+id or hash is not doubled.
 """
 
 from collections.abc import Mapping

@@ -1,12 +1,13 @@
-"""Checks that need the agents' classes: whether they can be imported, and whether they take their properties."""
+"""Checks that need the agents' classes: whether they can be imported, and get what they take."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from rustic_host.errors import AgentLoadError
 from rustic_host.guild.aliases import isolated_search_path, nearest_class, resolve_class
+from rustic_host.guild.dependency_checks import check_dependencies
 from rustic_host.guild.document import Document
 from rustic_host.guild.outline import items
 from rustic_host.guild.schema import validate
@@ -15,14 +16,17 @@ _AGENT = "rustic_host.guild.agent.Agent"
 _THEIR_AGENT = "rustic_ai.core.guild.agent.Agent"
 
 
-def check_classes(document: Document, search: Sequence[Path]) -> None:
-    """Import the class of each agent, as a worker would, and check the agent's properties against it."""
+def check_classes(document: Document, search: Sequence[Path], environ: Mapping[str, str]) -> None:
+    """Import the class of each agent, as a worker would, and check the agent's properties and dependencies by it."""
     with isolated_search_path(search):
+        classes: dict[int, type] = {}
         for index, agent in items(document.data.get("agents")):
             name = agent.get("class_name")
             found = _load(document, index, name.strip(), search) if isinstance(name, str) and name.strip() else None
             if found is not None:
+                classes[index] = found
                 _check_properties(document, index, found)
+        check_dependencies(document, classes, environ)
 
 
 def _load(document: Document, index: int, class_name: str, search: Sequence[Path]) -> type | None:

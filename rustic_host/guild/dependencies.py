@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from rustic_host.errors import AgentError, ConfigError
 from rustic_host.guild.aliases import resolve_class
+from rustic_host.guild.document import Document
 from rustic_host.guild.dsl import AgentSpec, DependencySpec, GuildSpec
 from rustic_host.guild.problems import did_you_mean, errors_of, one_of
 from rustic_host.guild.routing import reasons
@@ -167,12 +168,9 @@ def build_resolver(key: str, specs: Mapping[str, DependencySpec]) -> DependencyR
     """Build the resolver of one key. Raises as :func:`build_resolvers`."""
     spec = specs.get(key)
     if spec is None:
-        known = f"there is {one_of(sorted(specs))}" if specs else "no dependency_map has any"
         hint = did_you_mean(key, specs)
-        raise AgentError(f"nothing provides the dependency {key!r}; {known}{f' ({hint})' if hint else ''}")
-    cls = resolve_class(spec.class_name)
-    if not issubclass(cls, DependencyResolver):
-        raise AgentError(f"dependency {key!r}: {spec.class_name} is no DependencyResolver")
+        raise AgentError(f"{nothing_provides(key, specs)}{f' ({hint})' if hint else ''}")
+    cls = resolver_class(key, spec.class_name)
     try:
         resolver = cls(**spec.properties)
     except Exception as error:
@@ -182,24 +180,46 @@ def build_resolver(key: str, specs: Mapping[str, DependencySpec]) -> DependencyR
     return resolver
 
 
+def nothing_provides(key: str, specs: Iterable[str]) -> str:
+    """Say that a key is in no dependency_map, and which keys are."""
+    known = sorted(specs)
+    return f"nothing provides the dependency {key!r}; " + (
+        f"there is {one_of(known)}" if known else "no dependency_map has any"
+    )
+
+
+def resolver_class(key: str, class_name: str) -> type[DependencyResolver[Any]]:
+    """Import a resolver's class. Raises AgentLoadError when that fails, AgentError when it is none."""
+    cls = resolve_class(class_name)
+    if not issubclass(cls, DependencyResolver):
+        raise AgentError(f"dependency {key!r}: {class_name} is no DependencyResolver")
+    return cls
+
+
 def configured_dependencies(environ: Mapping[str, str]) -> dict[str, DependencySpec]:
     """Read the file of dependencies: the one the environment names, else the default one if it is there.
 
     A file that is named and missing gives a warning and nothing. Raises ConfigError for one that is wrong.
     """
+    document, specs = inspect_dependencies(environ)
+    problems = errors_of(document.sorted_problems()) if document else []
+    if problems:
+        raise ConfigError("\n".join(str(problem) for problem in problems))
+    return specs
+
+
+def inspect_dependencies(environ: Mapping[str, str]) -> tuple[Document | None, dict[str, DependencySpec]]:
+    """Read that file and return it, if there is one, with what is wrong in it, and the resolvers that are right."""
     named = environ.get(CONFIG_VARIABLE)
     path = Path(named or DEFAULT_CONFIG)
     if not path.is_file():
         if named:
             log.warning("dependency_config_missing", path=str(path.absolute()), variable=CONFIG_VARIABLE)
-        return {}
+        return None, {}
     document = read_document(path)
     data = {} if document.data is None else document.data
     if not isinstance(data, dict):
         document.error((), f"this is {found(data)}; expected a mapping from keys to resolvers")
         data = {}
     specs = {key: validate(document, DependencySpec, (key,)) for key in data}
-    problems = errors_of(document.sorted_problems())
-    if problems:
-        raise ConfigError("\n".join(str(problem) for problem in problems))
-    return {key: spec for key, spec in specs.items() if spec is not None}
+    return document, {key: spec for key, spec in specs.items() if spec is not None}

@@ -8,8 +8,11 @@ from rustic_host.errors import RoutingError
 from rustic_host.guild.context import ProcessContext
 from rustic_host.guild.expressions import evaluate
 from rustic_host.guild.fixtures import run_fixtures
+from rustic_host.guild.hooks import STATE_REQUEST_HANDLER
 from rustic_host.guild.messages import ErrorMessage, SelfReadyNotification, detached, format_of
 from rustic_host.guild.processor import Handler
+from rustic_host.guild.routing import may_see_guild_state
+from rustic_host.guild.timers import key_of
 from rustic_host.guild.topics import GuildTopics
 from rustic_host.messaging import Message, RoutingSlip
 from rustic_host.telemetry.logs import message_in_hand
@@ -30,8 +33,10 @@ PASS_UNTAGGED = frozenset(
     {
         format_of(SelfReadyNotification),
         "rustic_ai.core.guild.agent_ext.mixins.health.HealthCheckRequest",
+        "rustic_ai.core.state.models.StateUpdateRequest",
         "rustic_ai.core.state.models.StateUpdateResponse",
         "rustic_ai.core.state.models.StateFetchResponse",
+        "rustic_ai.core.agents.system.models.GuildUpdatedAnnouncement",
     }
 )
 """Formats that an agent with ``act_only_when_tagged`` takes all the same."""
@@ -76,6 +81,8 @@ def _candidates(agent: "Agent[Any]", message: Message, topic: str) -> list[Handl
     own_inbox = topic == agent._self_inbox
     if not own_inbox and topic.startswith(f"{GuildTopics.SELF_INBOX}:"):
         return []
+    if topic == agent._inbox and message.format == STATE_REQUEST_HANDLER.format:
+        return [STATE_REQUEST_HANDLER]
     private = own_inbox or topic in GuildTopics.ESSENTIAL
     return [
         handler
@@ -85,11 +92,13 @@ def _candidates(agent: "Agent[Any]", message: Message, topic: str) -> list[Handl
 
 
 def _slip_for(agent: "Agent[Any]", message: Message, topic: str) -> RoutingSlip | None:
-    """Return the slip of ``message``; one that came from outside without a slip follows the guild's routes."""
-    internal = topic in GuildTopics.ESSENTIAL or topic == agent._self_inbox
-    if message.routing_slip is not None or internal or not agent._route_external:
+    """Return the slip of ``message``; one from outside without a slip, and a tick, follow the guild's routes."""
+    if message.routing_slip is not None:
         return message.routing_slip
-    return agent.guild_spec.routes
+    if topic == agent._self_inbox:  # all else that an agent tells itself has a slip
+        return agent.guild_spec.routes if key_of(message) is not None else None
+    external = topic not in GuildTopics.ESSENTIAL and agent._route_external
+    return agent.guild_spec.routes if external else None
 
 
 def _run_all(
@@ -105,7 +114,7 @@ def _run(
     agent: "Agent[Any]", handler: Handler, message: Message, slip: RoutingSlip | None, span: "Span | None"
 ) -> HandleResult:
     context: ProcessContext[Any] = ProcessContext(agent, message, handler, slip)
-    before = agent._state
+    before, timers_before = agent._state, agent._timer_records
     try:
         if not _takes(agent, handler, message):
             return "unhandled"
@@ -114,7 +123,7 @@ def _run(
         publish(agent, context._outbox)
     # A handler that was cancelled has failed like any other; only what ends the process may pass.
     except (Exception, asyncio.CancelledError) as error:
-        agent._state = before
+        agent._state, agent._timer_records = before, timers_before
         agent.logger.exception("handler_failed", handler=handler.name, message_id=message.id, format=message.format)
         mark_failed(span, error)
         _report(agent, context, error)
@@ -161,7 +170,8 @@ def _holds(agent: "Agent[Any]", handler: Handler, predicate: Any, message: Messa
     if predicate.predicate_type == "type_equals":
         return bool(predicate.expected_type == message.format)
     language = "cel" if predicate.predicate_type == "cel_fn" else "jsonata"
-    seen = {"message": message.model_dump(mode="json"), "agent_state": agent._state, "guild_state": agent._guild_state}
+    guild_state = agent.get_guild_state() if may_see_guild_state(predicate.expression) else {}
+    seen = {"message": message.model_dump(mode="json"), "agent_state": agent._state, "guild_state": guild_state}
     try:
         return bool(evaluate(language, predicate.expression, seen))
     except RoutingError as error:

@@ -175,6 +175,12 @@ class GuildSpec(_SpecModel):
     )
     gateway: GatewaySpec | None = None
 
+    @property
+    def organization_id(self) -> str | None:
+        """Whose guild it is, by its property of that name; guilds of one organization can write to each other."""
+        organization = self.properties.get("organization_id")
+        return organization if isinstance(organization, str) and organization else None
+
     @model_validator(mode="before")
     @classmethod
     def _fill_ids(cls, data: Any) -> Any:

@@ -84,7 +84,7 @@ def _checked(document: Document, environ: Mapping[str, str], search: Sequence[Pa
     check_data(document, environ)
     spec = validate(document, GuildSpec, extras=tuple(GuildSpec.extras))
     if search is not None:
-        check_classes(document, search)
+        check_classes(document, search, environ)
     return Inspection(spec, document.sorted_problems())
 
 

@@ -4,6 +4,7 @@ Everything here is a function of its arguments: a slip is never changed but repl
 can share their steps.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -39,6 +40,9 @@ ERROR_RULE = RoutingRule(agent=ANYONE, destination=RoutingDestination(topics=Gui
 
 _NOWHERE = RoutingDestination()
 
+# Wildcards, the parent, the input as a whole ($), an escaped name: JSONata can come by it without its name.
+_GUILD_STATE_OR_ALL = re.compile(r"guild_state|[*%]|\$(?![A-Za-z_])|\\u")
+
 
 @dataclass(frozen=True, slots=True)
 class Sender:
@@ -70,7 +74,8 @@ class View:
 
     origin: Message
     agent_state: JsonDict
-    guild_state: JsonDict
+    guild_state: Callable[[], JsonDict]
+    """Called only for an expression that may look at it: it can cost a question to the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +120,8 @@ def apply_rule(rule: RoutingRule | None, draft: Routable, view: View) -> Routed:
         return Routed(parts, None, None)
     transformed = _transformed(rule.transformer, parts, view)
 
-    def environment() -> JsonDict:
-        return {**_surroundings(view), "untransformed": _as_json(parts), **_as_json(transformed)}
+    def environment(expression: str) -> JsonDict:
+        return {**_surroundings(view, expression), "untransformed": _as_json(parts), **_as_json(transformed)}
 
     return Routed(
         transformed,
@@ -186,7 +191,7 @@ def _transformed(
     if isinstance(transformer, PayloadTransformer):
         return _with_new_payload(transformer, parts)
     if isinstance(transformer, FunctionalTransformer):
-        data = {**_surroundings(view), **_as_json(parts)}
+        data = {**_surroundings(view, transformer.handler), **_as_json(parts)}
         return _overlaid(parts, evaluate(transformer.expression_type, transformer.handler, data))
     return parts
 
@@ -225,17 +230,22 @@ def _overlaid(parts: Routable, result: Any) -> Routable:
 
 
 def _state_update(
-    name: str, transformer: StateTransformer | None, environment: Callable[[], JsonDict]
+    name: str, transformer: StateTransformer | None, environment: Callable[[str], JsonDict]
 ) -> JsonDict | None:
     if transformer is None or transformer.state_update is None:
         return None
-    update = evaluate(transformer.expression_type, transformer.state_update, environment())
+    update = evaluate(transformer.expression_type, transformer.state_update, environment(transformer.state_update))
     if not isinstance(update, dict):
         raise RoutingError(f"{name} gave {_short(update)} where an object is needed")
     return update
 
 
-def _surroundings(view: View) -> JsonDict:
+def may_see_guild_state(expression: str) -> bool:
+    """Return whether an expression names ``guild_state``, or takes all of its input in a way that could include it."""
+    return _GUILD_STATE_OR_ALL.search(expression) is not None
+
+
+def _surroundings(view: View, expression: str) -> JsonDict:
     origin = view.origin
     seen: JsonDict = {
         "id": origin.id,
@@ -244,7 +254,8 @@ def _surroundings(view: View) -> JsonDict:
         "payload": origin.payload,
         "format": origin.format,
     }
-    return {"origin": seen, "agent_state": view.agent_state, "guild_state": view.guild_state}
+    guild_state = view.guild_state() if may_see_guild_state(expression) else {}
+    return {"origin": seen, "agent_state": view.agent_state, "guild_state": guild_state}
 
 
 def _as_json(parts: Routable) -> JsonDict:

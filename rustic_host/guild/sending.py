@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from pydantic import ValidationError
 
@@ -125,7 +126,7 @@ class Sending:
     def _follow(self, rule: RoutingRule | None, draft: Routable, options: Options) -> Message | None:
         self._step = None if rule is ERROR_RULE else rule
         try:
-            routed = apply_rule(rule, draft, View(self._message, self._agent._state, self._agent._guild_state))
+            routed = apply_rule(rule, draft, View(self._message, self._agent._state, self._agent.get_guild_state))
             message = self._build(routed.parts, rule.reason if rule else None, options)
             # After building: a message that cannot be sent must not leave a changed state behind.
             self._update_states(rule, routed)
@@ -140,7 +141,8 @@ class Sending:
 
     def _update_states(self, rule: RoutingRule | None, routed: Routed) -> None:
         if rule and rule.agent_state_update and routed.agent_state_update is not None:
-            self._agent._change_state(rule.agent_state_update.update_format, routed.agent_state_update)
+            form = rule.agent_state_update.update_format
+            self._agent._change_state(form, routed.agent_state_update, None, self)
         if rule and rule.guild_state_update and routed.guild_state_update is not None:
             self._request_guild_update(rule.guild_state_update.update_format, routed.guild_state_update, None)
 
@@ -159,6 +161,8 @@ class Sending:
         origin = self._message
         new_id = self._agent._generate_id(parts.priority)
         topics = [parts.topics] if isinstance(parts.topics, str) else parts.topics
+        if topics == [self._agent._inbox]:
+            warn_of_unread(self._agent, self._handler.name)
         why = [reason for reason in (options.reason, rule_reason) if reason]
         entry = self._history_entry(new_id, origin.topic_published_to, topics, why)
         return new_message(
@@ -258,6 +262,21 @@ class Sending:
         )
         payload = request.model_dump(mode="json")
         self._direct_send(Priority.HIGH, GuildTopics.STATE, payload, format_of(StateUpdateRequest))
+
+
+_warned: WeakSet["Agent[Any]"] = WeakSet()
+
+
+def warn_of_unread(agent: "Agent[Any]", handler: str) -> None:
+    """Say, once for an agent, that it answers into its own inbox, in which it does not hear itself.
+
+    So Rustic AI has it, silently. To answer the sender instead would send messages between two agents for ever where
+    a spec relies on the last answer being heard by nobody.
+    """
+    if agent not in _warned:
+        _warned.add(agent)
+        hint = "a route with a destination would send it on"
+        agent.logger.warning("answer_to_own_inbox", handler=handler, topic=agent._inbox, hint=hint)
 
 
 def new_message(new_id: GemstoneID, **fields: Any) -> Message:

@@ -1,9 +1,9 @@
 """Timers of an agent: messages to itself at a later time, kept beside its state and so over a restart.
 
 A timer is a record that is written in the commit of the message whose handler set it. When it is due its message, the
-tick, is published; the record goes (or is set to its next time) in the commit that acknowledges the tick. A tick's bytes
-follow from the record alone, so publishing it again stores nothing; and a tick without its record, because the timer was
-cancelled or has been handled, is not handled. So a handler sees each tick once, whenever what dies.
+tick, is published; the record goes (or is set to its next time) in the commit that acknowledges the tick. A tick's
+bytes follow from the record alone, so publishing it again stores nothing; and a tick without its record, because the
+timer was cancelled or has been handled, is not handled. So each tick takes effect once, whatever dies and when.
 """
 
 import math
@@ -118,13 +118,18 @@ class Ticking:
         times = [self._time_of(timer) for timer in timers]
         return (min(times) - self._clock()) / 1000 if times else None
 
-    def take_due(self, timers: Iterable[Timer]) -> list[Timer]:
-        """Return those to be published now, earliest first; the next call does not."""
-        now, live = self._clock(), list(timers)
-        due = sorted((timer for timer in live if self._time_of(timer) <= now), key=lambda timer: timer.due_ms)
-        again = {timer.id: self._again[timer.id] for timer in live if timer.id in self._again}
-        self._again = again | {timer.id: now + REPEAT_AFTER_MS for timer in due}
-        return due
+    def due(self, timers: Iterable[Timer]) -> list[Timer]:
+        """Return those to be published now, earliest first."""
+        now = self._clock()
+        return sorted((timer for timer in timers if self._time_of(timer) <= now), key=lambda timer: timer.due_ms)
+
+    def published(self, timer: Timer) -> None:
+        """Take note that a tick was published."""
+        self._again[timer.id] = self._clock() + REPEAT_AFTER_MS
+
+    def handled(self, timer: Timer) -> None:
+        """Take note that a tick was handled."""
+        self._again.pop(timer.id, None)
 
     def _time_of(self, timer: Timer) -> int:
         return self._again.get(timer.id, timer.due_ms)

@@ -13,7 +13,7 @@ from redis.retry import Retry
 
 from rustic_host.errors import BackendRefusedError, BackendUnavailableError
 from rustic_host.host.tail import Tail
-from rustic_host.messaging import counts
+from rustic_host.messaging import GemstoneGenerator, counts
 from rustic_host.messaging.delivery import Frame
 from rustic_host.messaging.redis import keys, slots
 from rustic_host.messaging.redis.config import RedisBackendConfig
@@ -57,6 +57,8 @@ class HostBus:
             retry=Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.01), 3),
         )
         self.slot: slots.Slot
+        self.generator: GemstoneGenerator
+        """Makes ids from the slot; safe to share between threads. There is one, or ids would collide."""
 
     async def open(self) -> None:
         """Reach the server, see that it may be used, and lease an id slot.
@@ -67,6 +69,7 @@ class HostBus:
         """
         await asyncio.to_thread(self._check)
         self.slot = await asyncio.to_thread(slots.lease, self._publisher)
+        self.generator = self.slot.generator()
 
     async def publish(self, namespace: str, frames: Sequence[Frame]) -> None:
         """Store frames; raises as :meth:`Publisher.publish`."""

@@ -9,22 +9,20 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from rustic_host.errors import CannotCreateError, ConfigError, ExecutionError, RusticHostError
+from rustic_host.errors import CannotCreateError, ExecutionError
 from rustic_host.execution.multiprocess import MultiProcessExecutionEngine
+from rustic_host.guild.aliases import our_name
 from rustic_host.guild.dsl import GuildSpec
-from rustic_host.host.bus import HostBus
+from rustic_host.guild.environment import guild_properties
+from rustic_host.host.buses import Buses
 from rustic_host.host.control_socket import ControlSocket
 from rustic_host.host.gateway import Gateway
+from rustic_host.host.guild_service import GuildService
 from rustic_host.host.notify import Notifier
-from rustic_host.host.own_server import OwnServer
-from rustic_host.host.paths import find_socket, find_state_dir
+from rustic_host.host.paths import find_socket
 from rustic_host.host.settings import DEFAULT_METRICS_PORT, Settings
 from rustic_host.host.supervisor import Announce, GuildSupervisor
-from rustic_host.messaging import GemstoneGenerator, MessagingConfig
 from rustic_host.messaging.redis import slots
-from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.telemetry.logs import get_logger
 from rustic_host.telemetry.tracing import configure_tracing, shutdown_tracing
 from rustic_host.web.app import control_app, metrics_app
@@ -54,8 +52,8 @@ class Host:
         self.started_at = datetime.now(UTC)
         self.metrics_url: str | None = None
         self.supervisors: dict[str, GuildSupervisor] = {}
-        self.bus: HostBus
-        self.generator: GemstoneGenerator
+        self.buses = Buses(settings, self.socket_path.parent)
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Run until :meth:`stop` or a signal.
@@ -72,13 +70,9 @@ class Host:
                 asyncio.get_running_loop().add_signal_handler(number, self._signalled, number)
             configure_tracing(os.environ, "rustic-host", {})
             stack.callback(shutdown_tracing, TRACE_FLUSH_SECONDS)
-            redis = await self._server(stack)
-            self.bus = HostBus(redis)
-            await self.bus.open()
-            self.generator = self.bus.slot.generator()
-            stack.push_async_callback(self.bus.close)
+            await self.buses.open(stack, [spec for spec, _ in self._specs])
             await self._serve(stack, listening)
-            await self._guilds(stack, redis)
+            await self._guilds(stack)
             await self._stop.wait()
             self._notifier.send(STOPPING=1)
             log.info("host_stopping")
@@ -92,15 +86,6 @@ class Host:
         log.info("signal_received", signal=signal.Signals(number).name)
         self.stop()
 
-    async def _server(self, stack: AsyncExitStack) -> RedisBackendConfig:
-        if self._settings.redis_url:
-            return _redis_at(self._settings.redis_url)
-        state = self._settings.state_dir or find_state_dir(os.environ)
-        own = OwnServer(state / "valkey", self.socket_path.parent, self._settings.durability)
-        await own.start()
-        stack.push_async_callback(own.stop)
-        return RedisBackendConfig(unix_socket_path=own.socket)
-
     async def _serve(self, stack: AsyncExitStack, listening: socket.socket) -> None:
         gateway = Gateway(self)
         handle = await serve_unix(control_app(gateway), listening)
@@ -111,17 +96,19 @@ class Host:
         stack.push_async_callback(metrics_handle.stop)
         self.metrics_url = f"http://{host}:{port}/metrics"
 
-    async def _guilds(self, stack: AsyncExitStack, redis: RedisBackendConfig) -> None:
-        messaging = MessagingConfig(
-            backend_module="rustic_host.messaging",
-            backend_class="RedisMessagingBackend",
-            backend_config={"redis_client": redis.model_dump(mode="json", exclude_defaults=True)},
-        )
+    async def _guilds(self, stack: AsyncExitStack) -> None:
         for spec, folder in self._specs:
-            supervisor = GuildSupervisor(spec, messaging, self._engine_maker(spec, folder), self._announce)
-            self.supervisors[spec.id] = supervisor
+            _warn_of_engine(spec)
+            self.supervisors[spec.id] = GuildSupervisor(
+                spec,
+                self.buses.messaging(spec.id),
+                self._engine_maker(spec, folder),
+                self._service,
+                self._announce,
+                self._guild_ends,
+            )
         stack.push_async_callback(self._stop_guilds)
-        stack.callback(asyncio.create_task(self._keep_slot()).cancel)
+        stack.callback(asyncio.create_task(self._keep_slots()).cancel)
         for supervisor in self.supervisors.values():
             supervisor.start()
         await self._until_settled()
@@ -155,19 +142,39 @@ class Host:
     async def _stop_guilds(self) -> None:
         await asyncio.gather(*(supervisor.stop() for supervisor in self.supervisors.values()))
 
-    async def _keep_slot(self) -> None:
+    def _service(self, supervisor: GuildSupervisor) -> GuildService:
+        spec = supervisor.spec
+        bus = self.buses.of(spec.id)
+        return GuildService(spec, self.buses.messaging(spec.id), bus.generator, bus.publish, supervisor)
+
+    def _guild_ends(self, supervisor: GuildSupervisor) -> None:
+        """A guild was asked to end: the others go on; without others the host ends too."""
+        task = asyncio.create_task(self._end_guild(supervisor))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _end_guild(self, supervisor: GuildSupervisor) -> None:
+        log.info("guild_stopping", guild=supervisor.spec.id)
+        try:
+            await supervisor.stop()
+        except ExecutionError as error:
+            log.error("guild_not_stopped", guild=supervisor.spec.id, error=str(error))
+            return
+        log.info("guild_stopped", guild=supervisor.spec.id)
+        self._announce(f"guild {supervisor.spec.id} stopped, as it was asked to")
+        if all(other.status == "stopped" for other in self.supervisors.values()):
+            self.stop()
+
+    async def _keep_slots(self) -> None:
         while True:
             await asyncio.sleep(slots.LEASE_SECONDS / 3)
-            try:
-                await self.bus.renew_slot()
-            except RusticHostError as error:
-                log.warning("id_slot_not_renewed", error=str(error))
+            await self.buses.renew_slots()
 
     def _engine_maker(self, spec: GuildSpec, folder: Path) -> Callable[..., MultiProcessExecutionEngine]:
         logging = {"format": self._settings.log_format, "level": self._settings.log_level}
         return lambda on_event: MultiProcessExecutionEngine(
             spec.id,
-            search=[folder],
+            search=[folder, *self._settings.app_dir],
             on_event=on_event,
             logging=logging,
             stop_seconds=self._settings.stop_grace_seconds,
@@ -186,12 +193,16 @@ class Host:
             ) from error
 
 
-def _redis_at(url: str) -> RedisBackendConfig:
-    try:
-        return RedisBackendConfig(url=url)
-    except ValidationError as error:
-        reasons = "; ".join(each["msg"] for each in error.errors(include_url=False, include_input=False))
-        raise ConfigError(f"--redis or RUSTIC_HOST_REDIS_URL: {reasons}") from None  # the cause may show the password
+def _warn_of_engine(spec: GuildSpec) -> None:
+    """An engine that a spec names says where else its author ran it; here there is one that outlives its agents."""
+    named = str(guild_properties(spec.properties, os.environ).get("execution_engine") or "")
+    if named and our_name(named).rpartition(".")[2] != "MultiProcessExecutionEngine":
+        log.warning(
+            "execution_engine_not_used",
+            guild=spec.id,
+            named=named,
+            consequence="the host runs each agent in a process of its own",
+        )
 
 
 def _listen(port: int) -> socket.socket:

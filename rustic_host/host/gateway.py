@@ -64,7 +64,7 @@ class Gateway:
                 started_at=host.started_at,
                 socket=str(host.socket_path),
                 metrics_url=host.metrics_url,
-                redis=host.bus.config.shown(),
+                redis=host.buses.shown(),
             ),
             guilds=list(guilds),
         )
@@ -73,7 +73,7 @@ class Gateway:
         """Publish; all items are stored when it returns."""
         self._supervisor(guild)
         messages = [self._message(guild, topic, item) for item in items]
-        await self._host.bus.publish(guild, [frame for message in messages for frame in frames_of(message)])
+        await self._host.buses.of(guild).publish(guild, [frame for message in messages for frame in frames_of(message)])
         return [message.id for message in messages]
 
     async def tail(self, guild: str, topics: list[str], start: str | None) -> AsyncIterator[bytes]:
@@ -81,7 +81,7 @@ class Gateway:
         self._supervisor(guild)
         names = topics or ["*"]
         self._tails.update((guild, topic) for topic in names)
-        items = self._host.bus.tail(guild, topics, start)
+        items = self._host.buses.of(guild).tail(guild, topics, start)
         try:
             async for item in items:
                 yield item
@@ -99,7 +99,8 @@ class Gateway:
         processed: dict[tuple[str, str, str, str], int] = {}
         for guild, supervisor in self._host.supervisors.items():
             names = {f"{guild}${record.spec.id}": record.spec.name for record in supervisor.agents.values()}
-            for count, value in (await self._host.bus.counts(guild)).items():
+            names[supervisor.service.client_id] = supervisor.service.name
+            for count, value in (await self._host.buses.of(guild).counts(guild)).items():
                 if count.kind == "published":
                     published[guild, count.topic] = value
                 else:
@@ -122,6 +123,11 @@ class Gateway:
         live: Counter[tuple[str, str]] = Counter(
             (guild, topic) for guild, record in self._records() for topic in record.topics
         )
+        live.update(
+            (guild, topic)
+            for guild, supervisor in self._host.supervisors.items()
+            for topic in supervisor.service.topics
+        )
         return dict(live + self._tails)
 
     def _supervisor(self, guild: str) -> GuildSupervisor:
@@ -131,7 +137,8 @@ class Gateway:
         return self._host.supervisors[guild]
 
     def _message(self, guild: str, topic: str, item: OutgoingItem) -> Message:
-        new_id = self._host.generator.get_id(Priority.NORMAL if item.priority is None else Priority(item.priority))
+        priority = Priority.NORMAL if item.priority is None else Priority(item.priority)
+        new_id = self._host.buses.of(guild).generator.get_id(priority)
         thread = [item.thread, new_id.to_int()] if item.thread else []
         with get_tracer().send(
             topic, attributes={"rustic.guild.id": guild, "messaging.message.id": str(new_id)}
@@ -162,7 +169,7 @@ class Gateway:
         topics = {topic for record in supervisor.agents.values() for topic in record.spec.subscribed_topics()}
         topics |= {topic for record in supervisor.agents.values() for topic in record.topics}
         try:
-            bus = self._host.bus
+            bus = self._host.buses.of(supervisor.spec.id)
             return await bus.counts(supervisor.spec.id), await bus.backlogs(supervisor.spec.id, sorted(topics))
         except BackendUnavailableError as error:
             log.warning("status_without_redis", guild=supervisor.spec.id, error=str(error))

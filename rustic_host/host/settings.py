@@ -1,13 +1,18 @@
 """Settings of the daemon: a command-line option, else ``RUSTIC_HOST_<NAME>`` in the environment, else the default."""
 
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DEFAULT_METRICS_PORT = 9464
 """OpenTelemetry's default port of a Prometheus exporter (``OTEL_EXPORTER_PROMETHEUS_PORT``)."""
+
+
+def _split(value: Any) -> Any:
+    return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -19,6 +24,8 @@ class Settings(BaseSettings):
     """Server to use; None starts one of our own."""
     socket: Path | None = None
     """Control socket; None means that the environment says (:func:`rustic_host.host.paths.find_socket`)."""
+    app_dir: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_split)] = ()
+    """Folders to import agents from, besides the spec's own; in the environment joined as in ``PATH``."""
     state_dir: Path | None = None
     """Folder of what outlives the host; None means that the environment says."""
     metrics_port: int | None = Field(default=None, ge=0, le=65535)

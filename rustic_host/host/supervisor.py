@@ -2,13 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from rustic_host.agents.guild_control import AgentHealth
 from rustic_host.errors import RusticHostError
 from rustic_host.execution.events import WorkerEvent
 from rustic_host.execution.multiprocess import MultiProcessExecutionEngine
 from rustic_host.guild.dsl import AgentSpec, GuildSpec
+from rustic_host.guild.health import HeartbeatStatus
+from rustic_host.host.guild_service import GuildService
 from rustic_host.host.policy import RestartPolicy
 from rustic_host.messaging import MessagingConfig
 from rustic_host.telemetry.logs import get_logger
@@ -19,6 +22,15 @@ Announce = Callable[[str], None]
 
 VAIN_RESTARTS = 3
 """An agent that has not come up after so many restarts (about a second) is tried on, but not waited for."""
+
+
+_HEALTH = {
+    "running": HeartbeatStatus.OK,
+    "starting": HeartbeatStatus.STARTING,
+    "backoff": HeartbeatStatus.ERROR,
+    "failed": HeartbeatStatus.ERROR,
+}
+"""What an agent's status means to Rustic AI; any other (stopping, stopped) is unknown."""
 
 
 @dataclass
@@ -42,16 +54,26 @@ class AgentRecord:
     """Exit code that its worker said it would end with, being the runtime's word and not the agent's."""
     topics: list[str] = field(default_factory=list)
     """Live subscriptions."""
+    answers_health: bool = False
+    """Whether it answers health checks itself."""
+    launched: bool = False
+    """Whether it was told to start."""
+    leaving: bool = False
+    """Taken out of the guild; gone when its worker is."""
+    successor: AgentSpec | None = None
+    """Who takes its id when it is gone."""
 
 
 class GuildSupervisor:
     """Starts, restarts and stops the agents of one guild. Lives in the host's event loop.
 
     Args:
-        spec: the guild.
+        spec: the guild, as written.
         messaging: the bus.
         engine: makes an engine that reports to the callback it is given (called in another thread).
+        service: makes the guild's manager; that says which agents the guild has now.
         announce: told in words what happens to agents.
+        on_end: called when the guild was asked to end.
     """
 
     def __init__(
@@ -59,44 +81,125 @@ class GuildSupervisor:
         spec: GuildSpec,
         messaging: MessagingConfig,
         engine: Callable[[Callable[[WorkerEvent], None]], MultiProcessExecutionEngine],
+        service: Callable[["GuildSupervisor"], GuildService],
         announce: Announce,
+        on_end: Callable[["GuildSupervisor"], None],
     ) -> None:
         self.spec = spec
         self.agents = {agent.id: AgentRecord(agent, RestartPolicy()) for agent in spec.agents}
         self.settled = asyncio.Event()
         """Set when every agent is running, has failed for good, or has failed to come up for long enough."""
-        self._messaging, self._announce = messaging, announce
+        self._messaging, self._announce, self._on_end = messaging, announce, on_end
         self._loop = asyncio.get_running_loop()
         self._engine = engine(self._from_engine)
+        self.service = service(self)
+        self._unmanaged: str | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._stopping = False
-        self._look_whether_settled()
+        self._followed = False
+        self._stopping: asyncio.Task[None] | None = None
 
     @property
     def status(self) -> str:
-        """``running`` when all agents are; ``starting``, ``degraded``, ``failed``, ``stopping``."""
+        """``running`` when all agents are; ``starting``, ``degraded``, ``failed``, ``stopping``, ``stopped``."""
         statuses = {record.status for record in self.agents.values()}
-        if self._stopping:
-            return "stopping"
+        if self._stopping is not None:
+            return "stopped" if self._stopping.done() else "stopping"
         if statuses <= {"running"}:
-            return "running"
+            return "degraded" if self._unmanaged else "running"
         if "failed" in statuses:
             return "failed" if statuses == {"failed"} else "degraded"
         return "degraded" if self.settled.is_set() else "starting"
 
     def start(self) -> None:
-        """Launch every agent."""
-        for record in self.agents.values():
-            self._launch(record)
+        """Start the guild's manager; the agents follow as soon as it says which they are."""
+        self.service.start()
 
     async def stop(self) -> None:
-        """Stop every agent in order; returns when all processes are gone."""
-        self._stopping = True
+        """Stop every agent in order, then the manager; returns when all processes are gone."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop())
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
+        self.settled.set()
         for timer in self._timers.values():
             timer.cancel()
         for record in self.agents.values():
             record.status = "stopping" if record.pid else "stopped"
-        await asyncio.to_thread(self._engine.shutdown)
+        try:
+            await asyncio.to_thread(self._engine.shutdown)
+        finally:
+            await self.service.stop()
+
+    # ---- what the guild's manager asks (GuildRunner) ----------------------------------------------------------
+
+    def follow(self, spec: GuildSpec) -> None:
+        """Have the guild be as ``spec`` says: launch what is new, remove what is not in it, tell all of the routes."""
+        if self._stopping is not None:
+            return
+        if spec != self.spec:
+            self.spec = spec
+            self._engine.update_guild(spec)
+        wanted = {agent.id for agent in spec.agents}
+        for record in [record for record in self.agents.values() if record.spec.id not in wanted]:
+            self._remove(record)
+        for agent in spec.agents:
+            self._have(agent)
+        self._followed, self._unmanaged = True, None
+        self._news()
+
+    def health(self) -> Mapping[str, AgentHealth]:
+        """Every agent by id; safe in any thread."""
+        return {
+            agent_id: AgentHealth(_HEALTH.get(record.status, HeartbeatStatus.UNKNOWN), record.answers_health)
+            for agent_id, record in list(self.agents.items())
+        }
+
+    def end(self) -> None:
+        """The guild was asked to end."""
+        self._on_end(self)
+
+    def unmanaged(self, reason: str) -> None:
+        """The manager is gone; the agents work on, or begin to."""
+        self._announce(f"guild {self.spec.id}: its manager FAILED: {reason}")
+        if not self._followed:
+            self.follow(self.spec)
+        self._unmanaged = reason
+
+    def _have(self, agent: AgentSpec) -> None:
+        record = self.agents.setdefault(agent.id, AgentRecord(agent, RestartPolicy()))
+        if record.leaving:
+            record.successor = agent
+        elif not record.launched:
+            record.launched = True
+            self._launch(record)
+
+    def _remove(self, record: AgentRecord) -> None:
+        record.successor = None
+        if record.status in ("backoff", "failed") or not record.launched:
+            self._gone(record)
+        elif not record.leaving:
+            record.leaving, record.status = True, "stopping"
+            self._engine.request_stop(record.spec.id)
+
+    def _gone(self, record: AgentRecord) -> None:
+        if timer := self._timers.pop(record.spec.id, None):
+            timer.cancel()
+        del self.agents[record.spec.id]
+        log.info("agent_removed", **self._named(record))
+        self._announce(f"agent {record.spec.name} removed")
+        if record.successor is not None:
+            self._have(record.successor)
+        self._news()
+
+    def _news(self) -> None:
+        """Some status has changed."""
+        if self._followed and all(_is_settled(record) for record in self.agents.values()):
+            self.settled.set()
+        if self._stopping is None:
+            self.service.changed()
+
+    # ---- workers ----------------------------------------------------------------------------------------------
 
     def _launch(self, record: AgentRecord) -> None:
         record.status, record.error, record.announced = "starting", "", None
@@ -109,7 +212,9 @@ class GuildSupervisor:
         self._loop.call_soon_threadsafe(self._on_event, event)
 
     def _on_event(self, event: WorkerEvent) -> None:
-        record = self.agents[event.agent_id]
+        record = self.agents.get(event.agent_id)
+        if record is None:
+            return
         if event.kind == "started":
             record.pid = event.pid
         elif event.kind == "ready":
@@ -123,17 +228,23 @@ class GuildSupervisor:
             self._exited(record, event)
 
     def _ready(self, record: AgentRecord, event: WorkerEvent) -> None:
+        if record.leaving:
+            return
         record.status, record.pid, record.started_at = "running", event.pid, time.monotonic()
         record.topics, record.error, record.came_up = event.detail["topics"], "", True
+        record.answers_health = bool(event.detail.get("answers_health"))
         record.policy.ready()
         log.info("agent_ready", **self._named(record), pid=event.pid, restarts=record.restarts)
         self._announce(f"agent {record.spec.name} ready (pid {event.pid})")
-        self._look_whether_settled()
+        self._news()
 
     def _exited(self, record: AgentRecord, event: WorkerEvent) -> None:
         record.pid, record.started_at, record.topics = None, None, []
-        if self._stopping:
+        if self._stopping is not None:
             record.status = "stopped"
+            return
+        if record.leaving:
+            self._gone(record)
             return
         record.error = record.error or event.detail["error"]
         decision = record.policy.ended(event.code, announced=record.announced == event.code)
@@ -150,22 +261,19 @@ class GuildSupervisor:
             self._failed(record, decision.reason, record.error)
             return
         record.status, record.reason = "backoff", _joined(decision.reason, record.error)
-        self._look_whether_settled()
+        self._news()
         self._timers[record.spec.id] = self._loop.call_later(decision.delay_seconds, self._restart, record)
 
     def _restart(self, record: AgentRecord) -> None:
-        if not self._stopping:
+        if self._stopping is None:
             record.restarts += 1
             self._launch(record)
+            self._news()
 
     def _failed(self, record: AgentRecord, reason: str, error: str) -> None:
         record.status, record.reason = "failed", _joined(reason, error)
         self._announce(f"agent {record.spec.name} FAILED: {record.reason}")
-        self._look_whether_settled()
-
-    def _look_whether_settled(self) -> None:
-        if all(_is_settled(record) for record in self.agents.values()):
-            self.settled.set()
+        self._news()
 
     def _named(self, record: AgentRecord) -> dict[str, str]:
         return {"guild": self.spec.id, "agent": record.spec.name}

@@ -10,6 +10,9 @@ from rustic_host.errors import RusticHostError
 #: What an agent's and a guild's ``status`` is when all is well.
 RUNNING = "running"
 
+#: What a guild's ``status`` is when it was asked to end.
+STOPPED = "stopped"
+
 # ``EX_SOFTWARE`` of ``sysexits.h``.
 _EXIT_SOFTWARE = 70
 
@@ -64,11 +67,15 @@ class HostStatus(BaseModel):
     guilds: list[GuildStatus] = []
 
     def not_ready(self) -> list[str]:
-        """Return ``guild: status`` and ``guild/agent: status`` of all that does not run; empty when ready."""
-        waiting = [f"{guild.id}: {guild.status}" for guild in self.guilds if guild.status != RUNNING]
+        """Return ``guild: status`` and ``guild/agent: status`` of all that does not run; empty when ready.
+
+        A guild that was asked to end is not waited for.
+        """
+        guilds = [guild for guild in self.guilds if guild.status != STOPPED]
+        waiting = [f"{guild.id}: {guild.status}" for guild in guilds if guild.status != RUNNING]
         waiting += [
             f"{guild.id}/{agent.name}: {agent.status}"
-            for guild in self.guilds
+            for guild in guilds
             for agent in guild.agents
             if agent.status != RUNNING
         ]

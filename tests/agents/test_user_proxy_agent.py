@@ -173,7 +173,7 @@ def test_a_request_to_stop_goes_to_the_guild() -> None:
     agent._on_message(request(f"{SYSTEM}.StopGuildRequest"))
     (sent,) = client.published
     assert (sent.topics, sent.format) == ("system_topic", f"{SYSTEM}.StopGuildRequest")
-    assert sent.payload == {"guild_id": "g"}
+    assert sent.payload == {"guild_id": "g", "user_id": "bob"}
 
 
 def test_a_changed_guild_is_told_and_gone_by() -> None:

@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from rustic_host.errors import AgentError, AgentLoadError, BackendUnavailableError, ConfigError, ExecutionError
+from rustic_host.errors import (
+    AgentError,
+    AgentLoadError,
+    BackendUnavailableError,
+    ConfigError,
+    ExecutionError,
+    GroupLostError,
+)
 from rustic_host.execution import MultiThreadedEngine, SyncExecutionEngine
 from rustic_host.execution.in_process import InProcessEngine
 from rustic_host.guild import AgentSpec, GuildSpec
@@ -393,6 +400,35 @@ def test_a_server_that_is_away_is_said_at_once(redis_bench: Bench) -> None:
     with pytest.raises(BackendUnavailableError):
         redis_bench.run(local_agents.Listener)
     assert not redis_bench.running(local_agents.Listener)
+
+
+def test_a_lost_group_is_said_and_the_agent_does_not_run(redis_bench: Bench, server: RedisServer) -> None:
+    redis_bench.run(local_agents.Listener)
+    redis_bench.stop(local_agents.Listener)
+    log = keys.topic_keys(redis_bench.guild.id, "default_topic")
+    with server.client() as redis:
+        streams = [key for key in log if redis.type(key) == "stream"]
+        assert [redis.xgroup_destroy(key, f"{redis_bench.guild.id}$listener") for key in streams] == [1]
+    with pytest.raises(GroupLostError):
+        redis_bench.run(local_agents.Listener)
+    assert not redis_bench.running(local_agents.Listener)
+
+
+def test_an_agent_that_cannot_be_built_lets_go_of_its_bus(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_that_the_bus_is_let_go(bench, monkeypatch)
+
+
+def test_over_redis_too(redis_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_that_the_bus_is_let_go(redis_bench, monkeypatch)
+
+
+def check_that_the_bus_is_let_go(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[MessagingInterface] = []
+    monkeypatch.setattr(MessagingInterface, "shutdown", lambda bus: ended.append(bus))
+    with pytest.raises(AgentError, match="no disk"):
+        bench.run(local_agents.Broken)
+    monkeypatch.undo()
+    assert [list(bus.clients) for bus in ended] == [[f"{bench.guild.id}$broken"]]
 
 
 def test_over_redis_an_agent_that_cannot_be_built_leaves_nothing(redis_bench: Bench) -> None:

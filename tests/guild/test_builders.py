@@ -348,12 +348,12 @@ def test_the_configuration_of_a_text_is_filled_in_once() -> None:
     text = """
     name: G
     description: d
-    configuration: {who: "{{who}}"}
+    configuration: {who: "{{what}}", what: x}
     agents: [{name: "{{who}}", description: d, class_name: m.C}]
     """
     spec = GuildBuilder.from_spec_yaml(text).build_spec()
-    assert [agent.name for agent in spec.agents] == ["{{who}}"]
-    assert GuildBuilder.from_spec(spec).build_spec().agents[0].name == "{{who}}"
+    assert [agent.name for agent in spec.agents] == ["{{what}}"]
+    assert GuildBuilder.from_spec(spec).build_spec().agents[0].name == "{{what}}"
 
 
 @pytest.mark.parametrize(

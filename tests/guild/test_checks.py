@@ -288,3 +288,78 @@ def test_real_specs_have_no_errors_but_a_class_that_is_not_there(name: str, erro
     found = [str(problem) for problem in check_guild(SPECS / name, environ={}) if problem.severity == "error"]
     assert len(found) == errors
     assert all("cannot load `guild.simple_agent.SimpleAgentWithProps`" in row for row in found)
+
+
+AGENT_WITH_DEPENDENCIES = """
+from rustic_host.guild import Agent, DependencyResolver, processor
+from rustic_host.messaging import JsonDict
+class Words(DependencyResolver):
+    def resolve(self, org_id, guild_id, agent_id):
+        return []
+class Writer(Agent):
+    @processor(JsonDict, depends_on=["words"])
+    def write(self, ctx, words):
+        pass
+"""
+GOOD = "{class_name: own_agents.Words}"
+
+
+@pytest.mark.parametrize(
+    ("guild", "agent", "row"),
+    [
+        (f"{{words: {GOOD}}}", "", None),
+        ("{}", f", dependency_map: {{words: {GOOD}}}", None),
+        (
+            f"{{wrods: {GOOD}}}",
+            "",
+            "5:43: error: nothing provides the dependency 'words'; there is `wrods` (did you mean `wrods`?)",
+        ),
+        (
+            f"{{words: {GOOD}}}",
+            ", additional_dependencies: [words, ^more]",
+            "error: nothing provides the dependency 'more'; there is `words`",
+        ),
+        (
+            f"{{words: {GOOD}}}",
+            ", additional_dependencies: [^'a:b:c']",
+            "error: `agents[0].additional_dependencies[0]`: 'a:b:c' is no dependency; expected `key`, `key:variable` "
+            "or `key:variable:guild|org`",
+        ),
+        ("{words: {class_name: ^nowhere.Words}}", "", "error: cannot load `nowhere.Words`: ModuleNotFoundError"),
+        (
+            f"{{words: {GOOD}, more: {{class_name: ^nowhere.M}}}}",
+            "",
+            "warning: cannot load `nowhere.M`: ModuleNotFound",
+        ),
+        (
+            "{words: {class_name: ^own_agents.Writer}}",
+            "",
+            "error: dependency 'words': own_agents.Writer is no DependencyResolver",
+        ),
+    ],
+)
+def test_dependencies_are_checked_against_the_class_and_imported(
+    tmp_path: Path, guild: str, agent: str, row: str | None
+) -> None:
+    (tmp_path / "own_agents.py").write_text(AGENT_WITH_DEPENDENCIES)
+    agents = f"agents:\n  - {{name: A, description: d, class_name: own_agents.Writer{agent}}}\n"
+    text, place = marked(f"{HEAD}{agents}dependency_map: {guild}\n")
+    found = rows(tmp_path, text)
+    assert len(found) == (row is not None)
+    if row is not None:
+        assert found[0].startswith(f"guild.yaml:{place}: {row}" if place else f"guild.yaml:{row}")
+
+
+def test_the_file_of_dependencies_is_checked_for_who_needs_it(tmp_path: Path) -> None:
+    (tmp_path / "own_agents.py").write_text(AGENT_WITH_DEPENDENCIES)
+    path = tmp_path / "guild.yaml"
+    path.write_text(f"{HEAD}agents:\n  - {{name: A, description: d, class_name: own_agents.Writer}}\n")
+    file = tmp_path / "dependencies.yaml"
+    environ = {"RUSTIC_AI_DEPENDENCY_CONFIG": str(file)}
+    file.write_text("words: {class_name: own_agents.Words}\n")
+    assert check_guild(path, environ=environ) == []
+    file.write_text("more: {class: x}\nwords: {class_name: own_agents.Word}\n")
+    found = [(row.file, row.line, row.column, row.severity) for row in check_guild(path, environ=environ)]
+    assert found == [(str(file), 1, 8, "error"), (str(file), 2, 21, "error")]
+    path.write_text(HEAD + AGENTS)
+    assert check_guild(path, environ=environ) == []

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from rustic_host import Guild
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "rustic-ai.md").read_text()
 NAMES = re.findall(r"^\| `rustic_ai[^`]*`: (.*) \| `(rustic_host[^`]*)` \|$", PAGE, re.MULTILINE)
-TESTS = re.findall(r"`(tests/[^`:]+)::(\w+)`", PAGE)
+TESTS = sorted(set(re.findall(r"`(tests/[^`:]+)::(\w+)`", PAGE)))
+ROWS = [line.strip("| ").split(" | ") for line in PAGE[PAGE.index("| no. |") :].splitlines() if line.startswith("|")]
 
 
 @pytest.mark.parametrize(("names", "module"), NAMES)
@@ -39,3 +41,17 @@ def test_its_example_runs() -> None:
     assert isinstance(guild, Guild)
     assert [agent.name for agent in guild.list_agents()] == ["Echo"]
     assert guild.list_all_running_agents() == []
+
+
+def test_every_wound_is_answered() -> None:
+    rows = [row for row in ROWS if row[0] not in ("no.", "part", "---")]
+    assert {int(row[0]) for row in rows if row[0].isdecimal()} == set(range(1, 38))
+    shown = re.compile(r"(`tests/[^`:]+::\w+`(, )?)+|open: issue [CD]")
+    assert [row for row in rows if len(row) != 4 or not shown.fullmatch(row[3])] == []
+
+
+def test_it_needs_no_newer_python_than_it_says() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["requires-python"] == ">=3.11"
+    for file in (ROOT / "rustic_host").rglob("*.py"):
+        ast.parse(file.read_text(), str(file), feature_version=(3, 11))

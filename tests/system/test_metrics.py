@@ -66,7 +66,7 @@ def test_prometheus_sees_the_true_counts(tmp_path: Path) -> None:
             ask_report(host)
             expected = true_counts()
             published = prometheus.wait_until(
-                f'rustic_messages_published_total{{guild="{GUILD}",topic!~"agent_self_inbox.*"}}',
+                f'rustic_messages_published_total{{guild="{GUILD}",topic!~"agent_self_inbox.*|guild_status_topic|heartbeat"}}',
                 lambda found: found.get("reports") == 1,
                 "topic",
             )
