@@ -18,10 +18,10 @@ from rustic_host.agents.aggregation import (
     as_text,
     escaped,
 )
-from rustic_host.agents.json_path import read_path
 from rustic_host.errors import RoutingError
 from rustic_host.guild.agent import Agent
 from rustic_host.guild.context import ProcessContext
+from rustic_host.guild.json_path import read_path
 from rustic_host.guild.messages import ErrorMessage, SystemModel
 from rustic_host.guild.processor import processor
 from rustic_host.guild.state import StateUpdateFormat

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, PositiveInt, model_validator
 
-from rustic_host.agents.json_path import JsonPath, read_path
 from rustic_host.errors import RoutingError
 from rustic_host.guild.dsl import BaseAgentProps
 from rustic_host.guild.expressions import compile_expression, evaluate
+from rustic_host.guild.json_path import JsonPath, read_path
 from rustic_host.messaging import JsonDict, Message
 
 Item = dict[str, Any]

@@ -8,7 +8,7 @@ from rustic_host.errors import AgentError, MessagingError
 from rustic_host.guild.context import ProcessContext
 from rustic_host.guild.messages import SystemModel, format_of
 from rustic_host.guild.processor import processor
-from rustic_host.guild.state import StateUpdateRefusedError, apply_update
+from rustic_host.guild.state import StateUpdateRefusedError, apply_update, path_keys
 from rustic_host.guild.state_messages import (
     GUILD_STATE_KEY,
     StateFetchError,
@@ -121,11 +121,13 @@ class StateKeeper(Governor):
 
 
 def _part(state: JsonDict, path: str | None) -> JsonDict:
-    """The part of a state at ``path`` (``$`` or keys joined by dots); empty where nothing was kept yet."""
+    """The part of a state at ``path``; empty where nothing was kept yet."""
     part: Any = state
-    for key in (path or "$").removeprefix("$").removeprefix(".").split("."):
-        if key:
-            part = part.get(key, {}) if isinstance(part, dict) else part
+    for key in path_keys(path):
+        if isinstance(part, list) and isinstance(key, int):
+            part = part[key] if key < len(part) else {}
+        elif isinstance(part, dict):
+            part = part.get(key, {})
     if not isinstance(part, dict):
         raise AgentError(f"what the state has at {path!r} is no object")
     return part

@@ -9,9 +9,9 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
-from rustic_host.errors import HostError, HostNotFoundError
+from rustic_host.errors import HostError, HostNotFoundError, RequestError
 
 #: How long a host may take to answer, in seconds; it answers at once unless its Redis is in trouble.
 ANSWER_TIMEOUT_SECONDS = 30
@@ -63,7 +63,7 @@ class HostClient:
 
     def publish(self, guild: str, topic: str, lines: Sequence[bytes]) -> list[int]:
         """Publish messages, each the JSON of an ``OutgoingItem``, and return their ids in the same order."""
-        path = f"/v1/guilds/{quote(guild, safe='')}/messages?{urlencode({'topic': topic})}"
+        path = f"/v1/guilds/{_quoted(guild)}/messages?topic={_quoted(topic)}"
         answer = json.loads(self._call("POST", path, b"\n".join(lines)))
         return [int(id_) for id_ in answer["id_strings"]]
 
@@ -73,9 +73,9 @@ class HostClient:
         Raises:
             LostConnectionError: the host ended the stream.
         """
-        query = urlencode([("topic", topic) for topic in topics] + ([("from", start)] if start else []))
+        terms = [f"topic={_quoted(topic)}" for topic in topics] + ([f"from={_quoted(start)}"] if start else [])
         with closing(self._connect(None)) as connection:
-            answer = self._ask(connection, "GET", f"/v1/guilds/{quote(guild, safe='')}/tail?{query}", b"")
+            answer = self._ask(connection, "GET", f"/v1/guilds/{_quoted(guild)}/tail?{'&'.join(terms)}", b"")
             while line := self._guarded(answer.readline):
                 if line.startswith(_ERROR_LINE):
                     raise _remote_error(200, line)
@@ -146,6 +146,14 @@ class _UnixConnection(http.client.HTTPConnection):
         except OSError:
             self.sock.close()
             raise
+
+
+def _quoted(word: str) -> str:
+    """Quote a word of the command line; what Python could not decode there is UTF-8 in a locale without it."""
+    try:
+        return quote(word.encode(errors="surrogateescape").decode(), safe="")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{word!r} is no UTF-8") from error
 
 
 def _remote_error(status: int, body: bytes) -> RemoteError:

@@ -1,5 +1,6 @@
 """``rustic-host demo``: the demo guild on real input, from start to stop, in one command."""
 
+import io
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import rustic_host
 from rustic_host.cli.client import HostClient
 from rustic_host.cli.lines import Batch, read_batches
 from rustic_host.cli.output import number, print_table
-from rustic_host.cli.send import read_text
+from rustic_host.cli.send import NoInputError, read_text
 from rustic_host.errors import ConfigError, HostError
 
 CHECKOUT = Path(rustic_host.__file__).resolve().parent.parent
@@ -33,11 +34,21 @@ def demo(log: Path) -> None:
     """
     if not SPEC.exists():
         raise ConfigError(f"the demo guild is not there ({SPEC}); run the demo from a checkout of rustic_host")
-    with tempfile.TemporaryDirectory(prefix="rustic-host-demo-") as folder, _host(Path(folder)) as client:
-        with log.open("rb", buffering=0) as lines:
-            sent = sum(_send(client, batch) for batch in read_batches(lines, str(log)))
+    with (
+        _opened(log) as lines,
+        tempfile.TemporaryDirectory(prefix="rustic-host-demo-") as folder,
+        _host(Path(folder)) as client,
+    ):
+        sent = sum(_send(client, batch) for batch in read_batches(lines, str(log)))
         click.echo(f"\n{sent} lines of {log.name} sent; asking for the report\n")
         _print_report(_report(client))
+
+
+def _opened(log: Path) -> io.FileIO:
+    try:
+        return log.open("rb", buffering=0)
+    except OSError as error:
+        raise NoInputError(f"cannot read {log}: {error.strerror}") from error
 
 
 @contextmanager

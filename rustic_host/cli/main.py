@@ -1,5 +1,6 @@
 """The group of all commands, and how every failure ends: one line on stderr and a documented exit code."""
 
+import errno
 import importlib
 import os
 import sys
@@ -10,7 +11,7 @@ import click
 
 from rustic_host import __version__
 from rustic_host.cli.options import group_socket_option
-from rustic_host.cli.output import printable
+from rustic_host.cli.output import drop_output, printable
 from rustic_host.errors import RusticHostError
 
 #: The commands; each is the click command of its own name in the module of its own name in this package.
@@ -18,6 +19,13 @@ COMMANDS = ("start", "check", "status", "send", "tail", "stop", "demo")
 
 # 128 + SIGINT, as a shell says it.
 _EXIT_INTERRUPTED = 130
+
+# What writing to a full disk, or to a terminal that is gone, fails with.
+_OUTPUT_LOST = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+class OutputError(RusticHostError):
+    """What a command has to say cannot be written."""
 
 
 class LazyGroup(click.Group):
@@ -40,9 +48,13 @@ class LazyGroup(click.Group):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            # Python flushes once more when it exits, which must not fail aloud.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            drop_output()
             return None
+        except OSError as error:
+            if error.errno not in _OUTPUT_LOST:
+                raise
+            drop_output()
+            raise OutputError(f"the output cannot be written: {error.strerror}") from error
         return result
 
 
@@ -55,10 +67,14 @@ def cli(socket: Path | None) -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit: 0, a ``RusticHostError``'s exit code, or click's 2 for wrong usage."""
+    _have_streams()
     try:
         sys.exit(cli.main(prog_name="rustic-host", standalone_mode=False) or 0)
     except RusticHostError as error:
         _fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        sys.exit(error.exit_code)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "rustic-host"
         _fail(f"{error.format_message()} (see '{where} --help')", error.exit_code)
@@ -66,6 +82,13 @@ def main() -> NoReturn:
         _fail(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(_EXIT_INTERRUPTED)
+
+
+def _have_streams() -> None:
+    """Who closed an output before starting us wants to read nothing; Python then leaves its stream out."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the whole process
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

@@ -1,5 +1,6 @@
 """How values look to a person: tables, durations, sizes, and text that cannot drive the terminal."""
 
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -42,6 +43,11 @@ def number(value: int | None) -> str:
 def printable(text: str) -> str:
     """Return ``text`` on one line and with control characters escaped, so that no message can drive a terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def drop_output() -> None:
+    """Write to nowhere from now on. Python flushes stdout once more when it exits, which must not fail aloud."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: frozenset[str]) -> None:

@@ -183,6 +183,8 @@ def _refuse_constant(name: str) -> None:
 
 def _open(name: str, files: ExitStack) -> tuple[Iterable[Batch], str]:
     """Return the batches of a file, or of stdin for ``-``, and how errors call it."""
+    if name == "-" and sys.stdin is None:
+        raise NoInputError("cannot read stdin: it is closed")
     try:
         # Unbuffered: lines of a pipe are sent as they come.
         source: str | int = sys.stdin.fileno() if name == "-" else name

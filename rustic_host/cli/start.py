@@ -9,6 +9,7 @@ import click
 from pydantic import ValidationError
 
 from rustic_host.cli.options import socket_option
+from rustic_host.cli.output import drop_output
 from rustic_host.errors import ConfigError
 
 
@@ -62,8 +63,11 @@ async def _run(host: Any, settings: Any, guilds: Any) -> None:
 
 
 def _say(text: str) -> None:
-    click.echo(text)
-    sys.stdout.flush()
+    """Tell who watches; the guilds go on when nobody does any more."""
+    try:
+        click.echo(text)
+    except OSError:
+        drop_output()
 
 
 def _settings(options: dict[str, Any]) -> Any:

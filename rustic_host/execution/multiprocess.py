@@ -269,7 +269,7 @@ class MultiProcessExecutionEngine(ExecutionEngine):
             poll.register(self._nursery, select.POLLIN)
         due = [self._leases.due] if self._leases is not None else []
         for worker in self._live():
-            if worker.channel.fileno() >= 0:
+            if worker.pid and worker.channel.fileno() >= 0:  # a quick one is heard when the zygote has said who it is
                 poll.register(worker.channel, select.POLLIN)
             due += [worker.kill_at] if worker.kill_at is not None else []
         # Calls last: one that needs a zygote shall not be given one whose death is to be read in the same round.
@@ -312,7 +312,8 @@ class MultiProcessExecutionEngine(ExecutionEngine):
                 order = self._order(worker, worker.slot, guild, messaging)
                 self._zygote(guild, worker.spec).fork(worker.number, theirs)
             except Exception as error:
-                log.exception("worker_not_started", agent=worker.spec.name)
+                if not self._closing:  # else it failed because it is asked to
+                    log.exception("worker_not_started", agent=worker.spec.name)
                 self._lost(worker, 1, f"{type(error).__name__}: {error}")
                 return
         self._tell(worker, order)

@@ -49,7 +49,9 @@ ALIASES: dict[str, str] = {
     f"{_ENGINES}.multiprocess.MultiProcessExecutionEngine": _PROCESSES,
     f"{_ENGINES}.multiprocess.multiprocess_exec_engine.MultiProcessExecutionEngine": _PROCESSES,
     f"{_DEPENDS}.secrets.env_secret_provider.EnvSecretProviderDependencyResolver": _ENV_SECRETS,
+    f"{_ENGINES}.SyncExecutionEngine": _SYNC,
     "rustic_ai.forge.ForgeExecutionEngine": _PROCESSES,
+    "rustic_ai.forge.execution_engine.ForgeExecutionEngine": _PROCESSES,
     "rustic_ai.ray.RayExecutionEngine": "rustic_host.execution.RayExecutionEngine",
 }
 

@@ -1,7 +1,8 @@
 """What a handler is given: the message it handles, and the ways to send."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -46,6 +47,15 @@ class ProcessContext(Sending, Generic[Payload]):
             raw = self._message.payload
             self._parsed = raw if self._handler.model is None else self._handler.model.model_validate(raw)
         return cast(Payload, self._parsed)
+
+    @contextlib.contextmanager
+    def showing(self, payload: BaseModel) -> Iterator[None]:
+        """Have :attr:`payload` be another one for a while: that of a hook which is called inside of a handler."""
+        handlers, self._parsed = self._parsed, payload
+        try:
+            yield
+        finally:
+            self._parsed = handlers
 
     @property
     def message(self) -> Message:

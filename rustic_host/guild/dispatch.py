@@ -120,16 +120,18 @@ def _run(
             return "unhandled"
         agent._context = context
         _process(agent, handler, context)
+        context._ended = True
         publish(agent, context._outbox)
-    # A handler that was cancelled has failed like any other; only what ends the process may pass.
-    except (Exception, asyncio.CancelledError) as error:
+    # A handler that was cancelled, or that wants to end its process (the message would only come again and end the next
+    # one), has failed like any other.
+    except (Exception, asyncio.CancelledError, SystemExit) as error:
         agent._state, agent._timer_records = before, timers_before
         agent.logger.exception("handler_failed", handler=handler.name, message_id=message.id, format=message.format)
         mark_failed(span, error)
         _report(agent, context, error)
         return "error"
     finally:
-        agent._context = None
+        agent._context, context._ended = None, True
     return "error" if context._failed_routes else "ok"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rustic_host.errors import ConfigError
+from rustic_host.guild.aliases import our_name
 
 _NAMES = {
     "execution_engine": "RUSTIC_AI_EXECUTION_ENGINE",
@@ -32,6 +33,24 @@ def guild_properties(properties: Mapping[str, Any], environ: Mapping[str, str]) 
             "backend_config": _object(environ, f"{_MESSAGING}_BACKEND_CONFIG"),
         }
     return {**defaults, **properties}
+
+
+def ignored_settings(properties: Mapping[str, Any]) -> dict[str, str]:
+    """Return what stands in a guild's properties and a host does not go by: the key, and what is there instead.
+
+    The engine is not among them; whoever runs the guild says that one.
+    """
+    messaging = properties.get("messaging")
+    backend = str(messaging.get("backend_class") or "") if isinstance(messaging, Mapping) else ""
+    client = our_name(str(properties.get("client_type") or "")).rpartition(".")[2]
+    found = {
+        "messaging": "the guild lives on the host's Redis" if backend not in ("", "RedisMessagingBackend") else "",
+        "client_type": "each agent has a client of the host's" if client not in ("", "SimpleClient") else "",
+        "state_manager": "states lie in Redis, in the commits of their messages"
+        if properties.get("state_manager")
+        else "",
+    }
+    return {key: instead for key, instead in found.items() if instead}
 
 
 def _object(environ: Mapping[str, str], name: str) -> dict[str, Any]:

@@ -30,7 +30,10 @@ class Limits:
     characters: int = 65_536
     """Length of the source text."""
     size: int = 10_000_000
-    """Characters and list items that additions may make, all together; of CEL only."""
+    """Characters and list items: of CEL, that additions may make, all together; of JSONata, in any text on the way, and
+    ten times as many in all texts and lists that hold more than 65,536."""
+    items: int = 1_000_000
+    """Items of any list on the way; of JSONata only."""
 
 
 DEFAULT_LIMITS = Limits()
@@ -63,12 +66,48 @@ class JsonataExpression:
         # Its time box counts from its own making and is left unbalanced by an error, so each run needs a new one.
         frame = Jsonata.Frame(None)
         frame.set_runtime_bounds(self._limits.milliseconds, self._limits.depth)
+        _bound_sizes(frame, self._limits)
         try:
             return plain_json(run.evaluate(data, frame))
         except RoutingError:
             raise
         except Exception as error:
             raise RoutingError(f"JSONata failed: {_reason(error)}") from error
+
+
+_LARGE = 65_536
+"""Characters or items that a value may have before it is counted."""
+_PAD = Jsonata.static_frame.lookup("pad")
+
+
+def _bound_sizes(frame: Any, limits: Limits) -> None:
+    """Have each value that an evaluation makes on its way looked at: doubling a text 30 times takes no time."""
+    left, check_time = 10 * limits.size, frame.lookup("__evaluate_exit")
+
+    def look(node: Any, data: Any, scope: Any, result: Any) -> None:
+        nonlocal left
+        check_time(node, data, scope, result)
+        if isinstance(result, str | list) and len(result) > _LARGE:
+            left -= len(result)
+            if len(result) > (limits.size if isinstance(result, str) else limits.items) or left < 0:
+                raise RoutingError(f"JSONata failed: it makes too much ({len(result)} characters or items at once)")
+
+    frame.set_evaluate_exit_callback(look)
+    frame.bind("pad", _bounded_pad(limits))
+
+
+@lru_cache(maxsize=8)
+def _bounded_pad(limits: Limits) -> Any:
+    # The one function whose result can be of any length, whatever it is given.
+    bounded = copy.copy(_PAD)
+
+    def call(data: Any, args: Any) -> Any:
+        if len(args) > 1 and isinstance(args[1], int | float) and abs(args[1]) > limits.size:
+            raise RoutingError(f"JSONata failed: $pad to {args[1]} characters; at most {limits.size} are allowed")
+        return _PAD.call(data, args)
+
+    bounded.call = call
+    return bounded
 
 
 def _cel(source: str, limits: Limits) -> Expression:

@@ -73,7 +73,8 @@ class Hooks:
     def on_state_updated(self, state: dict[str, Any], ctx: ProcessContext[Any]) -> None:
         """Hook: the agent's state was changed, or a state of its own or of the guild was told on ``state_topic``.
 
-        A class that defines it reads ``state_topic``. What the hook itself changes does not call it again.
+        A class that defines it reads ``state_topic``. What the hook itself changes does not call it again. The payload
+        of ``ctx`` is a StateUpdateResponse or StateFetchResponse, also when a handler of the agent changes the state.
         """
 
     def guild_refresh_handler(self, ctx: ProcessContext[Any]) -> None:
@@ -84,11 +85,11 @@ class Hooks:
 
     def request_state(self, ctx: ProcessContext[Any]) -> None:
         """Ask for the agent's own state on ``state_topic``; the answer goes to :meth:`on_state_updated`."""
-        _fetch(self, "agent", ctx)
+        _fetch(self, StateOwner.AGENT, ctx)
 
     def request_guild_state(self, ctx: ProcessContext[Any]) -> None:
         """Ask for the guild's state on ``state_topic``; the answer goes to :meth:`on_state_updated`."""
-        _fetch(self, "guild", ctx)
+        _fetch(self, StateOwner.GUILD, ctx)
 
     def _hook_own_state(self, state: dict[str, Any], ctx: ProcessContext[Any]) -> None:
         if self._hears_state and not self._in_hook:
@@ -102,9 +103,9 @@ class Hooks:
         told = ctx.payload
         if told.guild_id != self.guild_id:
             return
-        if told.state_owner == "guild":
+        if told.state_owner == StateOwner.GUILD:
             self._heard_guild_state = told.state
-        if told.state_owner == "guild" or told.agent_id == self.id:
+        if told.state_owner == StateOwner.GUILD or told.agent_id == self.id:
             self._hook_own_state(told.state, ctx)
 
     def _hook_state_request(self, ctx: ProcessContext[StateUpdateRequest]) -> None:
@@ -116,16 +117,18 @@ class Hooks:
         except StateUpdateRefusedError as error:
             _say(ctx, GuildTopics.STATE, StateUpdateError(state_update_request=request, error=str(error)))
             return
-        answer = StateUpdateResponse(
-            state_owner="agent",
+        _say(ctx, GuildTopics.STATE, self._own_state_told())
+
+    def _own_state_told(self) -> StateUpdateResponse:
+        return StateUpdateResponse(
+            state_owner=StateOwner.AGENT,
             guild_id=self.guild_id,
             agent_id=self.id,
             state=self._state,
-            # That of the commit which this answer goes with.
+            # That of the commit which the change goes with.
             version=self._state_version + (self._state is not self._taken_state),
             timestamp=datetime.now().isoformat(),
         )
-        _say(ctx, GuildTopics.STATE, answer)
 
     def _hook_health(self, ctx: ProcessContext[HealthCheckRequest]) -> None:
         _beat(self, ctx, ctx.payload.checktime)
@@ -147,7 +150,9 @@ class Hooks:
 
     def _change_state(self, form: str, update: dict[str, Any], path: str | None, ctx: Any) -> None:
         self._state = apply_update(self._state, form, update, path)
-        self._hook_own_state(self._state, ctx)
+        if self._hears_state and not self._in_hook:
+            with ctx.showing(self._own_state_told()):  # what was told, as for a change that somebody else makes
+                self._hook_own_state(self._state, ctx)
 
 
 class GuildRefreshMixin:

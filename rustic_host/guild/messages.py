@@ -1,6 +1,7 @@
 """Payloads of the framework itself, and the name by which a payload's class is known on the wire."""
 
-from typing import Any, ClassVar, Literal
+from enum import StrEnum
+from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
@@ -32,12 +33,19 @@ class ErrorMessage(SystemModel):
     error_message: str
 
 
+class StateOwner(StrEnum):
+    """Whose state it is; the values are those of the wire."""
+
+    AGENT = "agent"
+    GUILD = "guild"
+
+
 class StateUpdateRequest(SystemModel):
     """Asks the owner of a state, on ``state_topic``, to change it."""
 
     wire_format: ClassVar[str] = "rustic_ai.core.state.models.StateUpdateRequest"
 
-    state_owner: Literal["agent", "guild"]
+    state_owner: StateOwner
     guild_id: str
     agent_id: str | None = None
     update_format: StateUpdateFormat = StateUpdateFormat.JSON_MERGE_PATCH

@@ -45,11 +45,13 @@ def processor(
     whether this message is taken. Only handlers with ``handle_essential`` see the essential topics and the agent's
     self inbox. ``depends_on`` names dependencies that are passed as keyword arguments, each as an AgentDependency or a
     text (see :meth:`~rustic_host.guild.dependencies.AgentDependency.from_string`). Raises AgentError for another
-    ``clz`` or a wrong dependency.
+    ``clz``, a wrong dependency, or a method that yields.
     """
     model, dependencies = _payload_model(clz), _dependencies(depends_on or ())
 
     def mark(function: Function) -> Function:
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise AgentError(f"the handler {function.__name__!r} yields, so nobody would run it: send instead")
         name, format_name = function.__name__, format_of(model) if model else None
         handler = Handler(name, model, format_name, predicate, handle_essential, dependencies)
         setattr(function, _MARK, handler)

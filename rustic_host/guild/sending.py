@@ -6,7 +6,7 @@ from weakref import WeakSet
 
 from pydantic import ValidationError
 
-from rustic_host.errors import MessageError, RoutingError
+from rustic_host.errors import AgentError, MessageError, RoutingError
 from rustic_host.guild.fixtures import run_fixtures
 from rustic_host.guild.messages import ErrorMessage, StateUpdateRequest, detached, format_of
 from rustic_host.guild.processor import Handler
@@ -70,6 +70,7 @@ class Sending:
     def _begin(self) -> None:
         """Begin, or begin anew: all that was sent, used up of the slip or set in the context is void."""
         message = self._message
+        self._ended = False
         self._slip = self._first_slip
         self._origin_stack: list[GuildStackEntry] = message.origin_guild_stack
         self._session: JsonDict = copy_json(message.session_state) if message.session_state else {}
@@ -79,7 +80,15 @@ class Sending:
         self._outbox: list[Message] = []
         self._failed_routes = 0
 
+    def _require_running(self) -> None:
+        if self._ended:
+            raise AgentError(
+                f"the handler {self._handler.name!r} has ended, so nothing more is sent by it: it must wait for the "
+                "threads and tasks that it starts, or a timer must go on with the work"
+            )
+
     def _send(self, payload: JsonDict, message_format: str, options: Options) -> list[GemstoneID]:
+        self._require_running()
         if self._agent._fixtures is not None:
             self._before_sending(options)
         sender = self._agent._as_sender(self._handler.name)
@@ -221,6 +230,7 @@ class Sending:
         reason: list[str] | str | None = None,
     ) -> GemstoneID:
         """Send past all routes. The message carries the guild's routes, or else those of the message being handled."""
+        self._require_running()
         origin = self._message
         new_id = self._agent._generate_id(priority)
         entry = self._history_entry(new_id, None, [], [reason] if isinstance(reason, str) else reason or [])

@@ -3,9 +3,9 @@
 Field names and formats are Rustic AI's (facts 1.7). Times are ISO texts.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from rustic_host.guild.messages import StateUpdateRequest, SystemModel
+from rustic_host.guild.messages import StateOwner, StateUpdateRequest, SystemModel
 
 __all__ = [
     "GUILD_STATE_KEY",
@@ -18,8 +18,6 @@ __all__ = [
     "StateUpdateResponse",
     "manager_id",
 ]
-
-StateOwner = Literal["agent", "guild"]
 
 GUILD_STATE_KEY = "guild_state"
 """The guild's state is this key of the state of the guild's manager."""

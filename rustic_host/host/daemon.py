@@ -63,11 +63,10 @@ class Host:
             ExecutionError: no agent at all came up.
         """
         async with AsyncExitStack() as stack:
+            self._heed_signals()  # before there is anything that a signal could leave behind
             control = ControlSocket(self.socket_path)
             listening = control.bind()
             stack.callback(control.remove)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, self._signalled, number)
             configure_tracing(os.environ, "rustic-host", {})
             stack.callback(shutdown_tracing, TRACE_FLUSH_SECONDS)
             await self.buses.open(stack, [spec for spec, _ in self._specs])
@@ -81,6 +80,13 @@ class Host:
     def stop(self) -> None:
         """Begin an orderly stop."""
         self._stop.set()
+
+    def _heed_signals(self) -> None:
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup says that we outlive the terminal
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
+            asyncio.get_running_loop().add_signal_handler(number, self._signalled, number)
 
     def _signalled(self, number: int) -> None:
         log.info("signal_received", signal=signal.Signals(number).name)

@@ -1,6 +1,7 @@
 """Runs the manager of one guild inside the host: a thread with a messaging of its own, as a worker process has."""
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from rustic_host.agents.health_keeper import AgentsChanged
 from rustic_host.errors import GroupLostError, MessagingError, OwnershipLostError
 from rustic_host.execution.wrapper import AgentWrapper
 from rustic_host.guild.dsl import GuildSpec
+from rustic_host.guild.environment import guild_properties, ignored_settings
 from rustic_host.guild.messages import format_of
 from rustic_host.guild.sending import new_message
 from rustic_host.guild.topics import GuildTopics
@@ -84,6 +86,8 @@ class GuildService:
 
     def start(self) -> None:
         """Start; the runner is told the guild's spec when the manager has read what it kept."""
+        for key, instead in ignored_settings(guild_properties(self._guild.properties, os.environ)).items():
+            log.warning("setting_not_used", guild=self._guild.id, setting=f"properties.{key}", consequence=instead)
         self._teller = asyncio.create_task(self._tell())
         self._thread.start()
 

@@ -4,6 +4,7 @@ Pub/Sub is only the doorbell here: what is read comes from the logs, so a cut co
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -18,6 +19,8 @@ from rustic_host.web.tasks import end_tasks
 PAGE = 256
 MISSED_BELL_SECONDS = 5.0
 """A half-open connection rings no bell; look anyway this often."""
+
+_POSITION = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
 
 STARTED = b""
 """First item: from here on nothing published is missed."""
@@ -44,6 +47,7 @@ class Tail:
 
         Raises:
             BackendUnavailableError: the server is away.
+            UnknownPositionError: there can be no such position; raised before the first item.
         """
         ringing = asyncio.create_task(self._listen())
         try:
@@ -91,11 +95,10 @@ class Tail:
             return await self._last_id(topic)
         if self._start == "start":
             return "0"
-        if self._start.isdecimal():
-            return await self._after_message(topic, int(self._start))
-        if all(part.isdecimal() for part in self._start.split("-", 1)):
-            return self._start
-        raise UnknownPositionError(f"--from takes start, a message id or a log entry id, not {self._start!r}")
+        found = _POSITION.fullmatch(self._start)
+        if found is None or any(int(part) >= 1 << 64 for part in found.groups("0")):
+            raise UnknownPositionError(f"--from takes start, a message id or a log entry id, not {self._start!r}")
+        return self._start if found[2] else await self._after_message(topic, int(found[1]))
 
     async def _last_id(self, topic: str) -> str:
         newest = await self._redis.xrevrange(self._log(topic), count=1)

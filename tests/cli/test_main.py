@@ -147,6 +147,58 @@ def test_wrong_usage_is_one_line_too(start: Start, arguments: list[str], words: 
     assert err.count("\n") == 1
 
 
+def test_without_a_command_its_help_is_shown(start: Start) -> None:
+    code, out, err = start.run()
+    assert (code, out) == (2, "")
+    assert err.startswith("Usage: rustic-host [OPTIONS] COMMAND")
+    assert "error" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["status"], ["tail", "g", "--json", "--count", "1"], ["send", "g", "t", '{"a":1}']]
+)
+@pytest.mark.parametrize(("output", "code"), [(">/dev/full", 1), (">&-", 0)])
+def test_output_that_cannot_be_written(
+    start: Start, host: FakeHost, arguments: list[str], output: str, code: int
+) -> None:
+    host.stored = [b'{"id":1}']
+    done = run_in_shell(start, arguments, output)
+    words = "rustic-host: error: the output cannot be written: No space left on device\n" if code else ""
+    assert (done.returncode, done.stderr.decode()) == (code, words)
+
+
+def test_send_from_a_closed_stdin(start: Start, host: FakeHost) -> None:
+    done = run_in_shell(start, ["send", "g", "t", "--lines", "-"], "<&-")
+    assert (done.returncode, done.stderr) == (66, b"rustic-host: error: cannot read stdin: it is closed\n")
+
+
+def run_in_shell(start: Start, arguments: list[str], redirection: str) -> "subprocess.CompletedProcess[bytes]":
+    command = ["sh", "-c", f'exec "$@" {redirection}', "sh", *_COMMAND, *arguments]
+    return subprocess.run(command, env=start.environ, capture_output=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["send", "g", "\udcff", '{"a": 1}'], ["tail", "\udcff"], ["tail", "g", "--from", "\udcff"]]
+)
+def test_an_argument_that_is_no_text(start: Start, host: FakeHost, arguments: list[str]) -> None:
+    assert start.run(*arguments) == (65, "", "rustic-host: error: '\\udcff' is no UTF-8\n")
+    assert host.published == []
+
+
+def test_arguments_are_utf_8_in_a_locale_without_it(start: Start, host: FakeHost) -> None:
+    start.environ |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    assert start.run("send", "g", "tür 1+1&x", '{"a": 1}')[0] == 0
+    assert [topic for topic, _ in host.published] == ["tür 1+1&x"]
+
+
+@pytest.mark.parametrize("log", ["/no/such", "/tmp"])
+def test_demo_on_a_log_that_cannot_be_read(start: Start, log: str) -> None:
+    code, out, err = start.run("demo", log)
+    assert (code, out) == (66, "")
+    assert err.startswith(f"rustic-host: error: cannot read {log}: ")
+    assert err.count("\n") == 1
+
+
 def test_send_prints_the_id_of_one_message(start: Start, host: FakeHost) -> None:
     code, out, _ = start.run("send", "g", "t", '{"a": "é"}', "--format", "my.Format", "--priority", "HIGH")
     assert (code, out) == (0, f"1 message sent: {2**63}\n")

@@ -118,13 +118,30 @@ def test_a_shutdown_does_not_wait_for_an_import(messaging: MessagingConfig, tmp_
     )
     guild = guild_of("slow.Mine")
     events = Events()
-    with engine_of(guild, search=[tmp_path], on_event=events) as engine:
+    with capture_logs() as logs, engine_of(guild, search=[tmp_path], on_event=events) as engine:
         engine.launch(guild, guild.agents[0], messaging)
         gate.wait_for_handler()
         begun = time.monotonic()
         engine.shutdown()
         assert time.monotonic() - begun < 5
     assert "shut down while the zygote was importing" in events.wait_for("exited").detail["error"]
+    assert [log for log in logs if log["log_level"] == "error"] == []  # nothing went wrong
+
+
+def test_a_worker_that_is_quicker_than_its_zygote_is_known_by_its_pid(
+    messaging: MessagingConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "quick.py").write_text(
+        AGENT + "import time\nos.register_at_fork(after_in_parent=lambda: time.sleep(0.5))"
+    )
+    guild = guild_of("quick.Mine")
+    events = Events()
+    with engine_of(guild, search=[tmp_path, HERE], on_event=events) as engine:
+        engine.run_agent(guild, guild.agents[0], messaging)
+        pid = engine.get_process_info(guild.id, guild.agents[0].id)["pid"]
+    assert pid > 0
+    assert {event.pid for event in events.seen} == {pid}
+    assert events.kinds(guild.agents[0].id) == ["started", "ready", "exited"]
 
 
 def test_what_a_module_started_ends_with_the_zygote(messaging: MessagingConfig, tmp_path: Path) -> None:

@@ -28,6 +28,19 @@ def test_names_of_the_table_mean_ours_and_others_themselves() -> None:
     assert our_name("mine.Agent") == "mine.Agent"
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("rustic_ai.core.guild.execution.SyncExecutionEngine", "SyncExecutionEngine"),
+        ("rustic_ai.core.guild.execution.sync.SyncExecutionEngine", "SyncExecutionEngine"),
+        ("rustic_ai.forge.ForgeExecutionEngine", "MultiProcessExecutionEngine"),
+        ("rustic_ai.forge.execution_engine.ForgeExecutionEngine", "MultiProcessExecutionEngine"),
+    ],
+)
+def test_an_engine_is_known_by_each_of_its_names(theirs: str, ours: str) -> None:
+    assert our_name(theirs) == f"rustic_host.execution.{ours}"
+
+
 def test_both_paths_of_an_engine_mean_the_same_class() -> None:
     base = "rustic_ai.core.guild.execution.multiprocess"
     names = {our_name(f"{base}.{name}MultiProcessExecutionEngine") for name in ("", "multiprocess_exec_engine.")}

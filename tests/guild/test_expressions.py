@@ -1,3 +1,4 @@
+import resource
 import threading
 import time
 from typing import Any
@@ -136,3 +137,28 @@ def test_an_unknown_language_names_the_known_ones() -> None:
 def test_infinite_numbers_are_refused() -> None:
     with pytest.raises(RoutingError, match="JSON cannot hold"):
         expressions.plain_json({"x": [float("inf")]})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "$length($reduce([1..40], function($a, $b){$a & $a}, 'x'))",
+        "$count($reduce([1..30], function($a, $b){$append($a, $a)}, [1, 2]))",
+        "$length($pad('a', 1000000000))",
+        "$length($pad('a', -1000000000))",
+        "$sum([1..5000000])",
+        "$count([1..2000].($x := $string([1..20000]); 1))",
+    ],
+)
+def test_what_grows_without_bounds_is_stopped_before_it_fills_the_memory(source: str) -> None:
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with pytest.raises(RoutingError, match=r"too much|\$pad to -?1000000000|timeout"):
+        JsonataExpression(source, Limits(milliseconds=20_000)).evaluate({})
+    assert time.monotonic() - started < 15
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # KiB
+
+
+def test_large_values_within_the_limits_are_made() -> None:
+    assert JsonataExpression("$length($pad('a', 100000) & $pad('b', 100000))").evaluate({}) == 200_000
+    assert JsonataExpression("$count($append([1..70000], [1..70000]))").evaluate({}) == 140_000
+    assert JsonataExpression("$pad('a', 3) & $pad(b, 2)").evaluate({}) == "a  "

@@ -11,7 +11,7 @@ from rustic_host.guild.agent import Agent, build_agent
 from rustic_host.guild.context import ProcessContext
 from rustic_host.guild.health import HealthCheckRequest, Heartbeat, HeartbeatStatus
 from rustic_host.guild.hooks import GuildRefreshMixin
-from rustic_host.guild.messages import SelfReadyNotification, SystemModel, format_of
+from rustic_host.guild.messages import SelfReadyNotification, StateOwner, SystemModel, format_of
 from rustic_host.guild.processor import processor
 from rustic_host.guild.state_messages import (
     StateFetchError,
@@ -75,6 +75,19 @@ class Watches(Agent):
         self.request_guild_state(ctx)
 
 
+class ListsTasks(Agent):
+    """As agents of Rustic AI do it: the hook looks into its payload, and sends."""
+
+    def on_state_updated(self, state: dict[str, Any], ctx: ProcessContext[StateUpdateResponse]) -> None:
+        if ctx.payload.state_owner == StateOwner.AGENT and ctx.payload.agent_id == self.id:
+            ctx.send_dict({"tasks": ctx.payload.state["tasks"], "version": ctx.payload.version})
+
+    @processor(Ask)
+    def add(self, ctx: ProcessContext[Ask]) -> None:
+        self.update_state(ctx, "json-merge-patch", {"tasks": [ctx.payload.n]})
+        ctx.send_dict({"still": ctx.payload.n})
+
+
 class Refreshes(Agent, GuildRefreshMixin):
     def guild_refresh_handler(self, ctx: ProcessContext[GuildUpdatedAnnouncement]) -> None:
         ctx.send_dict({"guild": self.guild_spec.description, "same": ctx.payload.guild_spec.name})
@@ -113,6 +126,12 @@ def test_an_agent_reads_an_essential_topic_only_for_a_hook_of_its_own(cls: type,
     agent, _ = build(cls)
     assert essential(agent) == topics
     assert agent.answers_health == ("heartbeat" in topics)
+
+
+def test_the_hook_is_shown_the_state_as_told_also_inside_of_a_handler() -> None:
+    agent, client = build(ListsTasks)
+    assert agent._on_message(message(payload={"n": 3}, format=format_of(Ask))) == "ok"
+    assert [sent.payload for sent in client.published] == [{"tasks": [3], "version": 1}, {"still": 3}]
 
 
 def test_health_is_answered_by_the_hook() -> None:

@@ -1,14 +1,17 @@
 import asyncio
 import contextvars
+import sys
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
 from rustic_host.errors import AgentError
+from rustic_host.guild.context import ProcessContext
 from rustic_host.guild.messages import ErrorMessage, format_of
 from rustic_host.guild.processor import processor
-from rustic_host.messaging import AgentTag, JsonDict, RoutingRule, RoutingSlip
+from rustic_host.messaging import AgentTag, JsonDict, Priority, RoutingRule, RoutingSlip
 from tests.guild import sample_agents
 from tests.guild.bus import build, class_name, message
 from tests.guild.sample_agents import MARK, Answer, Ask, Async, Choosy, Essential, Fails, Reply, Several, SwitchedOff
@@ -186,17 +189,53 @@ def test_a_cancelled_handler_has_failed() -> None:
     agent.close()
 
 
-def test_an_error_that_ends_the_process_passes() -> None:
+def test_what_the_operator_interrupts_passes() -> None:
     agent, client = build(sample_agents.Scripted)
     assert isinstance(agent, sample_agents.Scripted)
 
     def leave(ctx: object) -> None:
-        raise SystemExit(4)
+        raise KeyboardInterrupt
 
     agent.script = leave
-    with pytest.raises(SystemExit):
+    with pytest.raises(KeyboardInterrupt):
         agent._on_message(message())
     assert client.published == []
+
+
+def test_a_handler_that_would_end_its_process_has_failed_like_any_other() -> None:
+    agent, client = build(sample_agents.Scripted)
+    assert isinstance(agent, sample_agents.Scripted)
+    agent.script = lambda ctx: sys.exit(4)
+    assert agent._on_message(message()) == "error"
+    assert [sent.payload["error_message"] for sent in client.published] == ["4"]
+
+
+def test_what_is_sent_after_the_end_of_the_handler_is_refused_and_not_lost_silently() -> None:
+    agent, client = build(sample_agents.Scripted)
+    assert isinstance(agent, sample_agents.Scripted)
+    kept: list[ProcessContext[Any]] = []
+    agent.script = kept.append
+    assert agent._on_message(message()) == "ok"
+    for late in (
+        lambda: kept[0].send(Ask(n=1)),
+        lambda: kept[0].send_dict({"n": 1}),
+        lambda: kept[0]._direct_send(Priority.HIGH, "t", {"n": 1}, "generic_json"),
+    ):
+        with pytest.raises(AgentError, match="has ended"):
+            late()
+    assert client.published == []
+
+
+def test_a_method_that_yields_is_no_handler() -> None:
+    def plain(agent: object, ctx: object) -> Iterator[int]:
+        yield 1
+
+    async def asynchronous(agent: object, ctx: object) -> AsyncIterator[int]:
+        yield 1
+
+    for function in (plain, asynchronous):
+        with pytest.raises(AgentError, match="yields"):
+            processor(JsonDict)(function)
 
 
 def test_a_model_can_be_a_subclass_without_its_parents_handlers_taking_it() -> None:

@@ -1,9 +1,11 @@
 import copy
+from datetime import datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from rustic_host.guild.state import (
     StateUpdateFormat,
@@ -179,3 +181,43 @@ def test_what_is_not_touched_is_shared_and_what_is_put_in_is_copied() -> None:
 @given(JSON)
 def test_a_copy_is_equal(value: Any) -> None:
     assert copy_json(value) == value
+
+
+@pytest.mark.parametrize(
+    ("path", "result"),
+    [
+        ('groups["order.7"]', {"groups": {"order.7": {"new": 1}}, "items": [{"n": 1}]}),
+        ("$.groups['a b'].c", {"groups": {"a b": {"c": {"new": 1}}}, "items": [{"n": 1}]}),
+        ("items[0]", {"items": [{"n": 1, "new": 1}]}),
+    ],
+)
+def test_a_path_may_name_keys_and_places_in_brackets(path: str, result: Any) -> None:
+    state = {"items": [{"n": 1}]}
+    assert apply_update(state, "json-merge-patch", {"new": 1}, path) == result
+    assert state == {"items": [{"n": 1}]}
+
+
+@pytest.mark.parametrize("path", ["items[1]", "n[0]", "items[", "items[*]", "items[0][0]"])
+def test_a_path_in_brackets_that_leads_nowhere_is_refused(path: str) -> None:
+    with pytest.raises(StateUpdateRefusedError):
+        apply_update({"items": [{"n": 1}], "n": 1}, "json-merge-patch", {"new": 1}, path)
+
+
+class Cake(BaseModel):
+    baked: datetime
+
+
+def test_what_messages_can_hold_a_state_can() -> None:
+    cake = Cake(baked=datetime(2026, 11, 22, 12))
+    update = {"cake": cake, "form": StateUpdateFormat.JSON_PATCH, "pair": (1, 2)}
+    plain = {"cake": {"baked": "2026-11-22T12:00:00"}, "form": "json-patch", "pair": [1, 2]}
+    assert apply_update({}, "json-merge-patch", update) == plain
+    operations = {"operations": [{"op": "add", "path": "/cake", "value": cake}]}
+    assert apply_update({}, "json-patch", operations) == {"cake": plain["cake"]}
+
+
+@pytest.mark.parametrize("value", [object(), "\ud800", {"deep": [object()]}, {object(): 1}])
+def test_what_the_store_could_not_write_is_refused_at_once(value: Any) -> None:
+    # The store would refuse it with the whole commit, and the message that caused it would come again for ever.
+    with pytest.raises(StateUpdateRefusedError, match="JSON only"):
+        apply_update({}, "json-merge-patch", {"x": value})

@@ -114,7 +114,10 @@ def test_a_message_that_mentions_another_is_not_taken_for_it(bus: Bus) -> None:
     run(bus, scenario)
 
 
-@pytest.mark.parametrize("start", ["yesterday", "5-", "-5", "1-2-3", "0x1", ""])
+@pytest.mark.parametrize(
+    "start",
+    ["yesterday", "5-", "-5", "1-2-3", "0x1", "", "٣", f"{1 << 64}", f"{1 << 64}-0", f"0-{1 << 64}", "9" * 5000],
+)
 def test_positions_that_are_none(bus: Bus, start: str) -> None:
     async def scenario() -> None:
         async with redis_async.Redis.from_url(bus.config.connection_url()) as connection:

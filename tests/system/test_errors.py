@@ -299,6 +299,7 @@ def test_a_state_folder_that_cannot_be_made(tmp_path: Path) -> None:
     ("name", "value"),
     [
         ("RUSTIC_HOST_STOP_GRACE_SECONDS", "soon"),
+        ("RUSTIC_HOST_STOP_GRACE_SECONDS", "inf"),
         ("RUSTIC_HOST_METRICS_PORT", "99999"),
         ("RUSTIC_HOST_LOG_LEVEL", "LOUD"),
         ("RUSTIC_HOST_DURABILITY", "maybe"),

@@ -235,11 +235,13 @@ def test_a_guild_lives_on_the_server_that_its_spec_names(tmp_path: Path) -> None
             "backend_config": {"redis_client": {"unix_socket_path": str(server.socket)}},
         }
         engine = "rustic_ai.core.guild.execution.sync.SyncExecutionEngine"
-        named = guild(tmp_path, agent("Echo"), properties={"messaging": messaging, "execution_engine": engine})
+        ignored = {"execution_engine": engine, "state_manager": "rustic_ai.redis.state.manager.RedisStateManager"}
+        named = guild(tmp_path, agent("Echo"), properties={"messaging": messaging, **ignored})
         own = guild(tmp_path, agent("Echo"), guild_id="g2")
         with demo_host([named, own]) as host:
             host.start()
             host.wait_for_line("execution_engine_not_used", "g1", "a process of its own")
+            host.wait_for_line("setting_not_used", "g1", "properties.state_manager")
             for name in ("g1", "g2"):
                 host.cli("send", name, "default_topic", '{"n": 1}')
                 messages(host, name, "default_topic", count=2)

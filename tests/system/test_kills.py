@@ -192,9 +192,9 @@ def numbers_out(host: HostProcess) -> list[int]:
 @pytest.mark.parametrize(
     ("ending", "reason"),
     [
-        ("sys.exit(0)", "exited_unasked"),
+        ("os._exit(0)", "exited_unasked"),
         ("os._exit(7)", "crashed_with_exit_code_7"),
-        ("sys.exit(4)", "crashed_with_exit_code_4"),  # what the runtime itself ends with when loading failed
+        ("os._exit(4)", "crashed_with_exit_code_4"),  # what the runtime itself ends with when loading failed
         ("os.kill(os.getpid(), signal.SIGSEGV)", "killed_by_signal_11"),
     ],
 )

@@ -95,6 +95,35 @@ def test_ctrl_c_stops_in_order() -> None:
         assert host.left_processes() == []
 
 
+def test_a_terminal_that_is_closed_stops_in_order() -> None:
+    with demo_host() as host:
+        host.start()
+        host.process.popen.send_signal(signal.SIGHUP)
+        assert host.process.wait() == 0
+        assert host.left_processes() == []
+        assert host.left_files() == []
+
+
+def test_nohup_outlives_the_terminal() -> None:
+    with demo_host() as host:
+        host.command = ["nohup", *host.command]
+        host.start()
+        host.process.popen.send_signal(signal.SIGHUP)
+        assert host.status()["guilds"][0]["status"] == "running"
+        assert host.stop() == 0
+
+
+@pytest.mark.parametrize("output", [">/dev/full", ">&-"])
+def test_nobody_needs_to_read_what_a_host_says(output: str) -> None:
+    with demo_host() as host:
+        shown, host.command = host.command, ["sh", "-c", f'exec "$@" {output}', "sh", *host.command]
+        host.start()
+        host.command = shown
+        assert host.status()["guilds"][0]["status"] == "running"
+        assert host.stop() == 0
+        assert "Traceback" not in host.process.output
+
+
 def test_two_signals_are_no_more_than_one() -> None:
     with demo_host() as host:
         host.start()

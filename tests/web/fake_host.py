@@ -34,6 +34,7 @@ class FakeHost:
         self.tail_closed = threading.Event()
         self.tail_error: Exception | None = None
         self.tail_ends = False
+        self.tail_blocks: threading.Event | None = None
         self.fail_publish_after: int | None = None
         self.publish_error: Exception = BackendUnavailableError("Redis at redis://r does not answer")
         self.published_one = threading.Event()
@@ -85,6 +86,8 @@ class FakeHost:
             yield b""
             for message in self.stored:
                 yield message
+                if self.tail_blocks:
+                    self.tail_blocks.wait(20)  # the loop too: it sees nothing meanwhile
             if self.tail_error:
                 raise self.tail_error
             if not self.tail_ends:

@@ -162,6 +162,17 @@ next(HostClient(Path({str(socket_path)!r})).tail("g", []))
     assert host.tail_closed.wait(PROMPT)
 
 
+def test_a_client_that_leaves_early_is_not_sent_the_rest(
+    client: HostClient, host: FakeHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.stored, host.tail_blocks = [b'{"id":1}'] * 100, threading.Event()
+    with closing(client.tail("g", [])) as messages:
+        next(messages)
+    host.tail_blocks.set()
+    assert host.tail_closed.wait(PROMPT)
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []
+
+
 def test_the_head_says_that_reading_has_begun(socket_path: Path, host: FakeHost) -> None:
     with closing(_raw(socket_path, b"GET /v1/guilds/g/tail HTTP/1.1\r\nhost: x\r\n\r\n")) as sock:
         assert sock.recv(1000).startswith(b"HTTP/1.1 200")

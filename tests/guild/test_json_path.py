@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rustic_host.agents.json_path import parse_path, read_path
+from rustic_host.guild.json_path import parse_path, read_path
 
 DATA = {"a": {"b": [{"c": 1}, {"c": 2}]}, "x-y": 3, "with space": {"d.e": 4}, "none": None}
 
