@@ -2,13 +2,14 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -34,6 +35,8 @@ def demo(log: Path) -> None:
     """
     if not SPEC.exists():
         raise ConfigError(f"the demo guild is not there ({SPEC}); run the demo from a checkout of rustic_host")
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, _leave)
     with (
         _opened(log) as lines,
         tempfile.TemporaryDirectory(prefix="rustic-host-demo-") as folder,
@@ -42,6 +45,11 @@ def demo(log: Path) -> None:
         sent = sum(_send(client, batch) for batch in read_batches(lines, str(log)))
         click.echo(f"\n{sent} lines of {log.name} sent; asking for the report\n")
         _print_report(_report(client))
+
+
+def _leave(ending: int, _frame: object) -> NoReturn:
+    """End as an exception does, with all that is private to the demo."""
+    sys.exit(128 + ending)
 
 
 def _opened(log: Path) -> io.FileIO:

@@ -19,6 +19,17 @@ class DoingProps(BaseAgentProps):
     """Unix socket that ``hold`` connects to; it goes on when something comes back."""
 
 
+class LeavingProps(BaseAgentProps):
+    code: Any = None
+
+
+class Leaving(Agent[LeavingProps]):
+    """Ends its process while it is built; in a handler ``sys.exit`` is a failure of that handler."""
+
+    def __init__(self) -> None:
+        sys.exit(self.config.code)
+
+
 class Doing(Agent[DoingProps]):
     @processor(JsonDict)
     def handle(self, ctx: ProcessContext[JsonDict]) -> None:
@@ -45,9 +56,6 @@ class Doing(Agent[DoingProps]):
         print("said on stdout: grüß")
         print("said on stderr", file=sys.stderr)
         ctx.send_dict({"told": "spoken"})
-
-    def _leave(self, ctx: ProcessContext[JsonDict]) -> None:
-        sys.exit(ctx.payload["code"])
 
     def _die(self, ctx: ProcessContext[JsonDict]) -> None:
         os._exit(ctx.payload["code"])

@@ -62,14 +62,13 @@ def test_who_is_overtaken_leaves(messaging: MessagingConfig) -> None:
 
 
 @pytest.mark.parametrize(("given", "code"), [(None, 0), (True, 1), (7, 7), (259, 3), (-1, 255), ("so long", 1)])
-def test_an_agent_may_end_its_process(
+def test_an_agent_may_end_its_process_while_it_is_built(
     messaging: MessagingConfig, capfd: pytest.CaptureFixture[str], given: object, code: int
 ) -> None:
-    guild = guild_of(DOING)
+    guild = guild_of({"class_name": "sample_workers.Leaving", "properties": {"code": given}})
     events = Events()
-    with engine_of(guild, on_event=events) as engine, talk_to(guild, messaging) as talk:
-        engine.run_agent(guild, guild.agents[0], messaging)
-        talk.say(do="leave", code=given)
+    with engine_of(guild, on_event=events) as engine:
+        engine.launch(guild, guild.agents[0], messaging)
         assert events.wait_for("exited").code == code
     assert ("so long" in capfd.readouterr().err) == (given == "so long")
 

@@ -1,7 +1,14 @@
 """The demo on real input: what it counts is what grep counts, and when it stops nothing is left."""
 
 import fcntl
+import os
+import signal
+import sys
+import tempfile
 from pathlib import Path
+
+import psutil
+import pytest
 
 from rustic_host.cli.client import HostClient
 from tests.system.demo import (
@@ -19,6 +26,7 @@ from tests.system.demo import (
     wait_agents,
 )
 from tests.system.host import HostProcess
+from tests.system.process import LoggedProcess
 
 AGENTS = ["Line Parser", "Change Counter", "State Counter", "Other Counter", "Reporter"]
 
@@ -100,6 +108,37 @@ def test_everything_of_a_host_is_for_its_owner_alone() -> None:
         data = [path for path in (host.state / "rustic-host").rglob("*") if path.is_file()]
         assert data
         assert [path for path in data if path.stat().st_mode & 0o077] == []
+
+
+def test_the_demo_command_prints_its_report(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="demo-", dir="/tmp") as folder:
+        env = {"PATH": os.environ["PATH"], "HOME": folder, "TMPDIR": folder}
+        argv = [sys.executable, "-m", "rustic_host", "demo", str(LIFECYCLE)]
+        with LoggedProcess(argv, log=tmp_path / "log", env=env, cwd=tmp_path) as demo:
+            assert demo.wait(60) == 0, demo.output
+        assert list(Path(folder).iterdir()) == []
+    _, _, table = demo.output.partition("ACTION")
+    rows = [line.split() for line in table.partition("PACKAGE")[0].splitlines()[1:] if line]
+    assert {action: int(count) for action, count in rows} == grep_counts(LIFECYCLE)
+    assert f"{line_count(LIFECYCLE)} lines, {len(package_counts(LIFECYCLE))} packages" in demo.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_demo_that_is_ended_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    with tempfile.TemporaryDirectory(prefix="demo-", dir="/tmp") as folder:  # short: sockets hold 107 bytes
+        env = {"PATH": os.environ["PATH"], "HOME": folder, "TMPDIR": folder}
+        argv = [sys.executable, "-m", "rustic_host", "demo"]
+        with LoggedProcess(argv, log=tmp_path / "log", env=env, cwd=tmp_path) as demo:
+            demo.wait_for_line("is running")
+            family = psutil.Process(demo.pid).children(recursive=True)
+            demo.popen.send_signal(number)
+            code, (_, left) = demo.wait(), psutil.wait_procs(family, 1)
+            for process in left:
+                process.kill()
+            assert (code, left) == (128 + number, [])
+            assert "Traceback" not in demo.output
+        assert len(family) == 1 + 1 + 1 + len(AGENTS)  # host, server, zygote, workers
+        assert list(Path(folder).iterdir()) == []
 
 
 def _is_locked(host: HostProcess) -> bool:

@@ -4,6 +4,8 @@ import os
 import signal
 from pathlib import Path
 
+import psutil
+
 from rustic_host.cli.client import HostClient
 from tests.system.demo import (
     GUILD,
@@ -140,6 +142,18 @@ def test_many_tails_come_and_go() -> None:
         until(lambda: subscriptions(host), lambda found: "*" not in found, timeout=3)
         for tail in tails:
             tail.close()
+
+
+def test_nothing_listens_but_on_loopback() -> None:
+    with demo_host() as host:
+        host.start()
+        listening = [
+            connection.laddr.ip
+            for process in host.left_processes()
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert listening == ["127.0.0.1"]
 
 
 def test_counters_never_fall_when_everything_is_killed() -> None:
