@@ -15,7 +15,8 @@ _ROUNDING = 1e-9
 class ThrottlingClient(Stage):
     """Lets messages through at a rate, by a token bucket that is full at first; the others wait, in their order.
 
-    A message that is presented again, to be retried for instance, takes a token each time.
+    A message that is presented again, to be retried for instance, takes a token each time; what an agent sends itself
+    (its notice that it is ready, its timers) takes tokens too.
 
     Args:
         per_second: the rate.

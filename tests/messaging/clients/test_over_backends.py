@@ -12,6 +12,7 @@ from rustic_host.messaging import (
     Client,
     FilteringClient,
     FixedBackoff,
+    Later,
     LoggingClient,
     Message,
     MessageTrackingClient,
@@ -220,8 +221,6 @@ def test_eight_publishers_lose_double_and_reorder_nothing(messaging: MessagingIn
 
 
 def test_a_message_put_off_by_a_handler_is_presented_again(messaging: MessagingInterface) -> None:
-    from rustic_host.messaging import Later
-
     answers = iter([Later(0.01), Later(0), None])
     party = Party(messaging, SimpleClient, lambda m: next(answers))
     party.say(1)
