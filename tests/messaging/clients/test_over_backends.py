@@ -121,6 +121,15 @@ def test_a_throttled_client_keeps_to_its_rate(messaging: MessagingInterface) -> 
     assert party.times[1] - began < 10 / 50  # the burst did not wait for the rest
 
 
+def test_a_throttled_client_reaches_its_rate(messaging: MessagingInterface) -> None:
+    """A server ends blocked reads ten times a second only: the rate must not come down to that."""
+    party = Party(messaging, registered(ThrottlingClient, per_second=100))
+    began = time.monotonic()
+    party.say(*range(41))
+    assert party.numbers(41) == list(range(41))
+    assert 40 / 100 <= party.times[-1] - began < 4 * 40 / 100
+
+
 def test_a_topic_that_is_held_up_does_not_hold_up_others(messaging: MessagingInterface) -> None:
     """The one on t is tried once, and then waits longer than the test; those behind it wait too."""
 
