@@ -27,18 +27,23 @@ class Answering(Agent):
 
 
 class Unlucky(Agent):
-    """Its first attempts fail after they changed the state and sent something."""
+    """One of its handlers changes the state; the other one fails at first, after it sent something."""
 
     def __init__(self) -> None:
         self.attempts = 0
 
     @processor(JsonDict)
-    def handle(self, ctx: ProcessContext[JsonDict]) -> None:
-        if "ask" not in ctx.payload:
-            return
-        self.attempts += 1
-        total = self.get_agent_state().get("total", 0) + ctx.payload["ask"]
-        self.update_state(ctx, "json-merge-patch", {"total": total})
-        ctx.send_dict({"told": {"attempt": self.attempts, "total": total}})
-        if self.attempts < ctx.payload["succeeds_at"]:
-            raise ValueError("unlucky")
+    def count(self, ctx: ProcessContext[JsonDict]) -> None:
+        if "ask" in ctx.payload:
+            total = self.get_agent_state().get("total", 0) + ctx.payload["ask"]
+            self.update_state(ctx, "json-merge-patch", {"total": total})
+
+    @processor(JsonDict)
+    def answer(self, ctx: ProcessContext[JsonDict]) -> None:
+        if "ask" in ctx.payload:
+            self.attempts += 1
+            ctx.send_dict({"told": self.attempts})
+            if self.attempts < ctx.payload["succeeds_at"]:
+                raise ValueError("unlucky")
+        elif "tell" in ctx.payload:
+            ctx.send_dict({"told": self.get_agent_state()})
