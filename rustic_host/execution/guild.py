@@ -38,8 +38,9 @@ class Guild:
         organization_id: whose it is.
         execution_engine_clz: dotted name of the class of the engine.
         messaging_config: where messages are kept.
-        client_type: class of the agents' clients; engines with processes of their own always use ``SimpleClient``.
-        client_properties: what clients are made with, beside id, name and handler.
+        client_type: class of the agents' clients, in processes of their own too, which import it by its name.
+        client_properties: what clients are made with, beside id, name and handler; in JSON, see
+            :mod:`rustic_host.guild.clients`.
         dependency_map: resolvers that all agents have.
         routes: routes that the agents' messages follow.
         guild_id: another word for ``id``.

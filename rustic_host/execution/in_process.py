@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from rustic_host.errors import ConfigError, ExecutionError
+from rustic_host.errors import ExecutionError
 from rustic_host.execution.alarm import Alarm
 from rustic_host.execution.engine import ExecutionEngine
 from rustic_host.execution.leased_ids import LeasedIds
 from rustic_host.guild.agent import Agent, build_agent
+from rustic_host.guild.clients import make_client
 from rustic_host.guild.dsl import AgentSpec, GuildSpec
 from rustic_host.messaging import (
     Client,
@@ -50,10 +51,7 @@ class Order:
 
     def client(self, id: str, name: str, handler: MessageHandler) -> Client:
         """Make the agent's client. Raises ConfigError when its class does not take the properties."""
-        try:
-            return self.client_type(id, name, handler, **self.client_properties)
-        except TypeError as error:
-            raise ConfigError(f"client {self.client_type.__name__}: {error}") from error
+        return make_client(self.client_type, self.client_properties, id, name, handler)
 
 
 class RunningAgent(ABC):

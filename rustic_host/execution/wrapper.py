@@ -3,9 +3,11 @@
 from typing import Any
 
 from rustic_host.guild.agent import Agent, build_agent
+from rustic_host.guild.clients import make_client
 from rustic_host.guild.dsl import AgentSpec, GuildSpec
+from rustic_host.guild.guild_helper import GuildHelper
 from rustic_host.guild.state_messages import GUILD_STATE_KEY, manager_id
-from rustic_host.messaging import Client, GemstoneGenerator, MessagingConfig, MessagingInterface, SimpleClient
+from rustic_host.messaging import Client, GemstoneGenerator, MessagingConfig, MessagingInterface
 from rustic_host.messaging.pump import Pump
 
 NO_ORGANIZATION = "default_organization"
@@ -42,7 +44,7 @@ class AgentWrapper:
         Raises:
             AgentLoadError: the class cannot be imported.
             AgentError: its properties do not fit, or its ``__init__`` raised.
-            ConfigError: the messaging settings are wrong.
+            ConfigError: the messaging settings are wrong, or the client's (AgentLoadError: its class is not there).
         """
         self.messaging = MessagingInterface(self._guild_spec.id, self._messaging_config, generator=self._generator)
         self.messaging.activate_shared_namespace(self._guild_spec.organization_id or NO_ORGANIZATION)
@@ -93,6 +95,8 @@ class AgentWrapper:
         return state
 
     def _client(self, id: str, name: str, handler: Any) -> Client:
-        self.client = SimpleClient(id, name, handler)
+        client_type = GuildHelper.get_messaging_client(self._guild_spec)
+        properties = GuildHelper.get_messaging_client_properties(self._guild_spec)
+        self.client = make_client(client_type, properties, id, name, handler)
         self.messaging.register_client(self.client, threaded=False)
         return self.client

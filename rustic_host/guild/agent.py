@@ -209,6 +209,11 @@ class Agent(Hooks, Scheduling, Generic[Props]):
         self._state_version = kept.version
         self._restore_timers(kept.timers)
 
+    def undo(self) -> None:
+        """Go back to the state and the timers that were taken last: the message in hand will be handled again."""
+        self._state = self._taken_state
+        self._undo_timers()
+
     def take_up_guild(self, guild_spec: GuildSpec) -> None:
         """Go by another spec of the guild from the next message on; any thread may call it."""
         self._next_guilds.append((guild_spec, wall_clock_ms()))

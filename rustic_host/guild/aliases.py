@@ -10,6 +10,7 @@ import importlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from rustic_host.errors import AgentLoadError
 
@@ -24,6 +25,13 @@ _SYNC = "rustic_host.execution.SyncExecutionEngine"
 _ENV_SECRETS = "rustic_host.guild.secrets.EnvSecretProviderDependencyResolver"
 _MEMORY = "rustic_host.messaging.InMemoryMessagingBackend"
 _REDIS = "rustic_host.messaging.RedisMessagingBackend"
+
+
+def _of_clients(module: str, *names: str) -> dict[str, str]:
+    """From the module that has them, and from the package that shows them too."""
+    places = (f"{_CLIENTS}.{module}", _CLIENTS)
+    return {f"{place}.{name}": f"rustic_host.messaging.{name}" for place in places for name in names}
+
 
 ALIASES: dict[str, str] = {
     f"{_AGENTS}.eip.basic_wiring_agent.BasicWiringAgent": "rustic_host.agents.basic_wiring_agent.BasicWiringAgent",
@@ -42,6 +50,10 @@ ALIASES: dict[str, str] = {
     f"{_CLIENTS}.SimpleClient": "rustic_host.messaging.SimpleClient",
     f"{_CLIENTS}.message_tracking_client.MessageTrackingClient": "rustic_host.messaging.MessageTrackingClient",
     f"{_CLIENTS}.MessageTrackingClient": "rustic_host.messaging.MessageTrackingClient",
+    **_of_clients("retrying_client", "RetryingClient"),
+    **_of_clients(
+        "pipes", "PipelineClient", "FilteringClient", "TransformingClient", "ThrottlingClient", "LoggingClient"
+    ),
     f"{_ENGINES}.sync.SyncExecutionEngine": _SYNC,
     f"{_ENGINES}.sync.sync_exec_engine.SyncExecutionEngine": _SYNC,
     f"{_ENGINES}.multithreaded.MultiThreadedEngine": _THREADS,
@@ -66,17 +78,22 @@ def resolve_class(dotted: str, search: Sequence[Path] = ()) -> type:
 
     Raises AgentLoadError that says the name, Python's error and where was searched.
     """
+    found = resolve_name(dotted, search)
+    if not isinstance(found, type):
+        raise AgentLoadError(f"`{dotted}` is a {type(found).__name__}; expected a class")
+    return found
+
+
+def resolve_name(dotted: str, search: Sequence[Path] = ()) -> Any:
+    """Import whatever a spec names, a function for instance; otherwise as :func:`resolve_class`."""
     search_path(search)
     module_name, _, class_name = our_name(dotted).rpartition(".")
     if not module_name:
         raise AgentLoadError(f"`{dotted}` is not a dotted name; expected `module.Class`")
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
+        return getattr(importlib.import_module(module_name), class_name)
     except (Exception, SystemExit) as error:
         raise AgentLoadError(_reason(dotted, error, search)) from error
-    if not isinstance(found, type):
-        raise AgentLoadError(f"`{dotted}` is a {type(found).__name__}; expected a class")
-    return found
 
 
 def _reason(dotted: str, error: BaseException, search: Sequence[Path]) -> str:

@@ -126,6 +126,9 @@ class Scheduling:
         self._timer_records = self._taken_timer_records = timers_from(stored)
         self._ticking.reset()
 
+    def _undo_timers(self) -> None:
+        self._timer_records = self._taken_timer_records
+
     def _require_handler(self) -> None:
         if self._context is None:
             raise AgentError(f"agent {self.name!r}: timers are set and cancelled by handlers only")

@@ -2,7 +2,22 @@
 
 from rustic_host.messaging.backend import MessagingBackend
 from rustic_host.messaging.client import Client, SimpleClient
+from rustic_host.messaging.clients import (
+    Backoff,
+    ExponentialBackoff,
+    FilteringClient,
+    FixedBackoff,
+    LoggingClient,
+    MessageTrackingClient,
+    PipelineClient,
+    RandomizedExponentialBackoff,
+    RetryingClient,
+    Stage,
+    ThrottlingClient,
+    TransformingClient,
+)
 from rustic_host.messaging.config import MessagingConfig
+from rustic_host.messaging.delivery import Later
 from rustic_host.messaging.gemstone_id import GemstoneGenerator, GemstoneID
 from rustic_host.messaging.interface import MessagingInterface
 from rustic_host.messaging.memory import InMemoryMessagingBackend
@@ -30,7 +45,11 @@ from rustic_host.messaging.wire_types import JsonDict
 __all__ = [
     "GENERIC_JSON",
     "AgentTag",
+    "Backoff",
     "Client",
+    "ExponentialBackoff",
+    "FilteringClient",
+    "FixedBackoff",
     "ForwardHeader",
     "FunctionalTransformer",
     "GemstoneGenerator",
@@ -38,21 +57,30 @@ __all__ = [
     "GuildStackEntry",
     "InMemoryMessagingBackend",
     "JsonDict",
+    "Later",
+    "LoggingClient",
     "Message",
+    "MessageTrackingClient",
     "MessagingBackend",
     "MessagingConfig",
     "MessagingInterface",
     "PayloadTransformer",
+    "PipelineClient",
     "Priority",
     "ProcessEntry",
     "ProcessStatus",
+    "RandomizedExponentialBackoff",
     "RedisBackendConfig",
     "RedisMessagingBackend",
+    "RetryingClient",
     "RoutingDestination",
     "RoutingOrigin",
     "RoutingRule",
     "RoutingSlip",
     "SimpleClient",
+    "Stage",
     "StateTransformer",
     "StateUpdateFormat",
+    "ThrottlingClient",
+    "TransformingClient",
 ]

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rustic_host.messaging.delivery import Entry, Kept, Result, home_of
+from rustic_host.messaging.delivery import Entry, Kept, Later, Result, home_of
 from rustic_host.messaging.message import Message
 from rustic_host.messaging.pump import Pump, TimeKeeper
 
@@ -66,10 +66,11 @@ class MessagingBackend(ABC):
         namespace: str,
         client_id: str,
         topics: Callable[[], Sequence[str]],
-        handle: Callable[[Entry], Result],
+        handle: Callable[[Entry], Result | Later],
         restore: Callable[[Kept], None],
         give_up: Callable[[Entry, Exception], Result],
         time_keeper: TimeKeeper | None = None,
+        order: Callable[[list[Entry]], list[Entry]] | None = None,
     ) -> Pump | None:
         """The loop of a durable client, for a backend that keeps what each has read; None when it does not.
 

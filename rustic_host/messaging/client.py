@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 from rustic_host.errors import MessagingError
 from rustic_host.messaging.delivery import SHARED_TOPICS
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from rustic_host.messaging.interface import MessagingInterface
 
 MessageHandler = Callable[[Message], object]
-"""Handles one message. A returned string is the outcome that is counted (``ok`` when it returns anything else)."""
+"""Handles one message. A returned string is the outcome that is counted (``ok`` when it returns anything else);
+:class:`~rustic_host.messaging.delivery.Later` puts the message off."""
 
 
 class Client(ABC):
@@ -25,6 +26,10 @@ class Client(ABC):
         name: for people.
         message_handler: called with each message.
     """
+
+    one_at_a_time: ClassVar[bool] = True
+    """Whether messages wait while another is handled. A backend without a log else calls from several threads at once;
+    one with a log never does."""
 
     def __init__(self, id: str, name: str, message_handler: MessageHandler) -> None:
         self.id, self.name = id, name
@@ -71,7 +76,14 @@ class Client(ABC):
 
     @abstractmethod
     def notify_new_message(self, message: Message) -> object:
-        """Take one message from the interface; returns the handler's answer."""
+        """Take one message from the interface; returns the handler's answer, or ``Later``."""
+
+    def order(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The order in which messages that were read ahead are handled; as they arrived where this is not overridden.
+
+        What is left out comes last. Messages here are to be looked at only.
+        """
+        return messages
 
     def _connected(self) -> MessagingInterface:
         if self._messaging is None:
@@ -81,6 +93,8 @@ class Client(ABC):
 
 class SimpleClient(Client):
     """Hands each message to the handler at once, in arrival order."""
+
+    one_at_a_time = False
 
     def notify_new_message(self, message: Message) -> object:
         """Call the handler."""

@@ -54,6 +54,17 @@ class Entry(NamedTuple):
     """The JSON; None when retention trimmed it while it was pending."""
 
 
+@dataclass(frozen=True, slots=True)
+class Later:
+    """A client's answer to a message that it does not take yet.
+
+    The message stays pending and is presented again when the time is over (or earlier, after a reconnection); its
+    topic waits for it, other topics go on. What was sent meanwhile is void.
+    """
+
+    seconds: float
+
+
 class Kept(NamedTuple):
     """What one client keeps in the store, as of its last commit."""
 

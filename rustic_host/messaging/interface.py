@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from rustic_host.errors import MessageError, MessagingError
 from rustic_host.messaging.client import Client
 from rustic_host.messaging.config import MessagingConfig
 from rustic_host.messaging.dead_letter import DEAD_LETTER_TOPIC, dead_letter
-from rustic_host.messaging.delivery import SHARED_TOPICS, Entry, Frame, Kept, Result, frames_of, home_of
+from rustic_host.messaging.delivery import SHARED_TOPICS, Entry, Frame, Kept, Later, Result, frames_of, home_of
 from rustic_host.messaging.gemstone_id import GemstoneGenerator
+from rustic_host.messaging.inbox import Inbox, ordered
 from rustic_host.messaging.message import Message
 from rustic_host.messaging.pump import Pump, TimeKeeper
 from rustic_host.messaging.reader import Reader
@@ -33,6 +33,9 @@ class StateHolder(TimeKeeper, Protocol):
 
     def restore(self, kept: Kept) -> None:
         """Go on from what is stored."""
+
+    def undo(self) -> None:
+        """Go back to what was taken last: a handler ran, and its message is put off."""
 
     def forget(self, message: Message) -> None:
         """A message is given up: what waits for its being handled must not wait."""
@@ -65,11 +68,18 @@ class MessagingInterface:
         self.subscribers: dict[str, set[str]] = {}
         self._generator = generator or GemstoneGenerator(0)  # Rustic AI's machine id for dead letters (facts 9.4)
         self._readers: dict[str, Reader] = {}
+        self._inboxes: dict[str, Inbox] = {}
         self._manual: set[str] = set()
         self._outbox = _Outbox()
 
     def register_client(self, client: Client, *, threaded: bool = True) -> None:
-        """Attach a client. With ``threaded=False`` it receives only inside :meth:`run`."""
+        """Attach a client. With ``threaded=False`` it receives only inside :meth:`run`.
+
+        Raises:
+            MessagingError: it has no id, as part of a pipeline; or it is connected to another interface.
+        """
+        if not client.id:
+            raise MessagingError(f"a {type(client).__name__} without an id cannot be registered")
         self.clients[client.id] = client
         client.connect(self)
         if not threaded:
@@ -87,6 +97,8 @@ class MessagingInterface:
         elif client.id not in self._manual:
             for topic in topics:
                 self.backend.unsubscribe(self._full(topic), client_id=client.id)
+        if inbox := self._inboxes.pop(client.id, None):
+            inbox.close()
         self._manual.discard(client.id)
         client.disconnect()
 
@@ -132,7 +144,7 @@ class MessagingInterface:
         if reader := self._readers.get(client.id):
             reader.refresh()
         else:
-            handler = self._callback(client)
+            handler = self._inbox(client).take
             self.backend.subscribe(self._full(name), handler, client_id=client.id, namespace=self.namespace)
 
     def unsubscribe(self, topic: str, client: Client) -> None:
@@ -179,14 +191,16 @@ class MessagingInterface:
             self.unregister_client(client)
         self.backend.cleanup()
 
-    def handle(self, client: Client, entry: Entry, state: StateHolder | None) -> Result:
-        """Deliver one log entry; whatever the client sends meanwhile is part of the result."""
+    def handle(self, client: Client, entry: Entry, state: StateHolder | None) -> Result | Later:
+        """Deliver one log entry; what the client sends meanwhile is part of the result, or void with Later."""
         message, error = _parsed(entry)
         if message is None:
             return self._given_up(client, entry, None, "quarantined", error)
         self._outbox.frames = []
         try:
             outcome = self._deliver(client, entry.topic, message)
+            if isinstance(outcome, Later):
+                return _put_off(outcome, state)
             result = Result(entry, outcome, self._outbox.frames)
             if state is not None:
                 result.state, result.timers = state.take_state_change(), state.take_timer_change()
@@ -198,13 +212,13 @@ class MessagingInterface:
         finally:
             self._outbox.frames = None
 
-    def _deliver(self, client: Client, topic: str, message: Message) -> str:
+    def _deliver(self, client: Client, topic: str, message: Message) -> str | Later:
         if not _is_for(client.id, topic, message):
             return "filtered"
         if message.enrich_with_history:
             self._enrich(message)
         answer = client.notify_new_message(message)
-        return answer if isinstance(answer, str) else "ok"
+        return answer if isinstance(answer, str | Later) else "ok"
 
     def _enrich(self, message: Message) -> None:
         """Facts 3.7: the messages that the last history entries came from, as JSON texts in the session state."""
@@ -243,10 +257,14 @@ class MessagingInterface:
             state.restore if state else _keeps_nothing,
             lambda entry, error: self._given_up(client, entry, _parsed(entry)[0], "failed", error, state),
             state,
+            None if type(client).order is Client.order else lambda entries: _ordered(client, entries),
         )
 
-    def _callback(self, client: Client) -> Callable[[Message], object]:
-        return lambda message: self._deliver(client, message.topic_published_to or "", message)
+    def _inbox(self, client: Client) -> Inbox:
+        def present(message: Message) -> object:
+            return self._deliver(client, message.topic_published_to or "", message)
+
+        return self._inboxes.setdefault(client.id, Inbox(client, present))
 
     def _forget(self, topic: str, client_id: str) -> None:
         ids = self.subscribers.get(topic, set())
@@ -260,6 +278,8 @@ class MessagingInterface:
             reader.refresh()
         elif client_id not in self._manual:
             self.backend.unsubscribe(self._full(topic), client_id=client_id)
+            if inbox := self._inboxes.get(client_id):
+                inbox.forget([topic])
 
     def _full(self, topic: str) -> str:
         bare = self._bare(topic)
@@ -271,6 +291,21 @@ class MessagingInterface:
 
 def _keeps_nothing(kept: Kept) -> None:
     return
+
+
+def _put_off(answer: Later, state: StateHolder | None) -> Later:
+    if state is not None:
+        state.undo()
+    return answer
+
+
+def _ordered(client: Client, entries: list[Entry]) -> list[Entry]:
+    """As the client orders their messages, behind those that cannot be read."""
+    read = [(entry, _parsed(entry)[0]) for entry in entries]
+    of_message = {id(message): entry for entry, message in read if message is not None}
+    messages = [message for _, message in read if message is not None]
+    unreadable = [entry for entry, message in read if message is None]
+    return unreadable + [of_message[id(message)] for message in ordered(client, messages)]
 
 
 def _parsed(entry: Entry) -> tuple[Message | None, Exception | None]:

@@ -5,12 +5,13 @@ The same loop runs in a worker's main thread and, for users of the library, in a
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from random import random
 from typing import Protocol
 
 from rustic_host.errors import BackendUnavailableError, CommitImpossibleError, CommitRefusedError
-from rustic_host.messaging.delivery import Entry, Kept, Result
+from rustic_host.messaging.delivery import Entry, Kept, Later, Result
+from rustic_host.messaging.held import Held
 from rustic_host.telemetry.logs import get_logger
 
 COMMIT_AFTER_SECONDS = 0.005
@@ -36,8 +37,10 @@ class Source(Protocol):
     def open(self, topics: Sequence[str]) -> None:
         """Connect, own, subscribe."""
 
-    def read(self, results: Sequence[Result] = (), wait: float | None = None) -> list[Entry]:
-        """Commit and read; waits at most ``wait`` seconds."""
+    def read(
+        self, results: Sequence[Result] = (), wait: float | None = None, held: Collection[str] = ()
+    ) -> list[Entry]:
+        """Commit and read; waits at most ``wait`` seconds, and brings nothing new of the topics ``held``."""
 
     def commit(self, results: Sequence[Result]) -> None:
         """Commit alone."""
@@ -68,10 +71,11 @@ class Pump:
     Args:
         source: where messages come from.
         topics: called at each (re)connection.
-        handle: turns an entry into a result; it does not raise.
+        handle: turns an entry into a result, or puts it off; it does not raise.
         restore: told what is stored whenever what handlers did since may not have been committed.
         give_up: the result (a dead letter, say) that takes the place of one that can never be committed.
         time_keeper: what is published at its time, if there is such.
+        order: puts what has been read in the order in which it is handled; it loses and adds nothing.
         clock: monotonic seconds.
     """
 
@@ -79,15 +83,18 @@ class Pump:
         self,
         source: Source,
         topics: Callable[[], Sequence[str]],
-        handle: Callable[[Entry], Result],
+        handle: Callable[[Entry], Result | Later],
         restore: Callable[[Kept], None],
         give_up: Callable[[Entry, Exception], Result],
         *,
         time_keeper: TimeKeeper | None = None,
+        order: Callable[[list[Entry]], list[Entry]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source, self._topics, self._handle, self._restore = source, topics, handle, restore
         self._give_up, self._time_keeper, self._clock = give_up, time_keeper, clock
+        self._order = order
+        self._held = Held[Entry](clock)
         self._alone = self._refused = False
         self._stopping = threading.Event()
         self._turned = threading.Condition()
@@ -131,8 +138,7 @@ class Pump:
                 with self._turned:
                     asked = self._asked
                 self._source.open(self._topics())
-                self._restore(self._source.resync())
-                self._refused = False
+                self._resync()
                 with self._turned:
                     self._taken_up = asked
                     self._turned.notify_all()
@@ -177,8 +183,7 @@ class Pump:
             self.connect()
             return []
         if self._refused:
-            self._restore(self._source.resync())
-            self._refused = False
+            self._resync()
         if self._asked != self._taken_up:  # a busy reader never waits, and so never sees that it is woken
             self._commit(results)
             self.connect()
@@ -186,9 +191,28 @@ class Pump:
         wait = self._time_keeper.seconds_to_tick() if self._time_keeper else None
         if wait is not None and wait <= 0:
             return self._fire(results)
-        entries = self._source.read(results, wait)
+        if (due := self._held.seconds_left()) is not None:
+            wait = max(due, 0) if wait is None else min(wait, max(due, 0))
+        entries = self._source.read(results, wait, self._held.topics)
         self.handled += len(results)
+        entries = self._in_order(entries)
         return self._work_alone(entries) if self._alone else self._work(entries)
+
+    def _resync(self) -> None:
+        """Begin anew with what is stored; what is held is pending there, and comes again."""
+        self._held.clear()
+        self._restore(self._source.resync())
+        self._refused = False
+
+    def _in_order(self, entries: list[Entry]) -> list[Entry]:
+        """What was read, behind what was put off and is due now.
+
+        A held topic brings nothing new: when it does bring something, all that is pending has been read again.
+        """
+        if self._held:
+            self._held.forget({entry.topic for entry in entries})
+            entries = self._held.take_due() + entries
+        return self._order(entries) if self._order and len(entries) > 1 else entries
 
     def _fire(self, results: Sequence[Result]) -> list[Result]:
         """Publish what is due; before that what set its time is committed."""
@@ -204,7 +228,8 @@ class Pump:
         for entry in entries:
             if self._stopping.is_set():
                 break
-            result = self._handled(entry)
+            if (result := self._handled(entry)) is None:
+                continue
             results.append(result)
             frames += len(result.outputs)
             size += sum(len(frame.body) for frame in result.outputs)
@@ -219,7 +244,8 @@ class Pump:
         for entry in entries:
             if self._stopping.is_set():
                 break
-            result = self._handled(entry)
+            if (result := self._handled(entry)) is None:
+                continue
             try:
                 self._commit([result])
             except CommitImpossibleError as error:
@@ -237,10 +263,17 @@ class Pump:
             log.error("dead_letter_not_stored", entry=letter.entry.entry_id, error=str(error))
             self._commit([Result(letter.entry, letter.outcome, timers=letter.timers)])
 
-    def _handled(self, entry: Entry) -> Result:
+    def _handled(self, entry: Entry) -> Result | None:
+        """None when the entry was put off, or stands behind one that was."""
+        if entry.topic in self._held:
+            self._held.follow(entry.topic, entry)
+            return None
         self.busy_since = self._clock()
         result = self._handle(entry)
         self.busy_since = None
+        if isinstance(result, Later):
+            self._held.hold(entry.topic, entry, result.seconds)
+            return None
         return result
 
     def _commit(self, results: Sequence[Result]) -> None:

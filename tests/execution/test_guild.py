@@ -191,8 +191,8 @@ def test_agents_are_told_whose_guild_it_is(guild_id: str) -> None:
 
 
 class Loud(SimpleClient):
-    def __init__(self, id: str, name: str, handler: Any, volume: int) -> None:
-        super().__init__(id, name, handler)
+    def __init__(self, id: str, name: str, message_handler: Any, volume: int) -> None:
+        super().__init__(id, name, message_handler)
         self.volume = volume
 
 

@@ -286,8 +286,8 @@ def test_an_agent_that_cannot_be_built_leaves_nothing(bench: Bench, fields: Any,
 
 
 class Loud(SimpleClient):
-    def __init__(self, id: str, name: str, handler: Any, volume: int = 1) -> None:
-        super().__init__(id, name, handler)
+    def __init__(self, id: str, name: str, message_handler: Any, volume: int = 1) -> None:
+        super().__init__(id, name, message_handler)
         self.volume = volume
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from rustic_host.errors import ConfigError, MessageError
 from rustic_host.messaging.backend import MessagingBackend
-from rustic_host.messaging.delivery import Entry, Kept, Result, frames_of
+from rustic_host.messaging.delivery import Entry, Kept, Later, Result, frames_of
 from rustic_host.messaging.message import Message
 from rustic_host.messaging.pump import Pump, TimeKeeper
 from rustic_host.messaging.reader import Reader
@@ -103,14 +103,15 @@ class RedisMessagingBackend(MessagingBackend):
         namespace: str,
         client_id: str,
         topics: Callable[[], Sequence[str]],
-        handle: Callable[[Entry], Result],
+        handle: Callable[[Entry], Result | Later],
         restore: Callable[[Kept], None],
         give_up: Callable[[Entry, Exception], Result],
         time_keeper: TimeKeeper | None = None,
+        order: Callable[[list[Entry]], list[Entry]] | None = None,
     ) -> Pump:
         """The loop of a durable client."""
         source = Consumer(self.config, namespace, client_id, shared=self.shared_namespace)
-        return Pump(source, topics, handle, restore, give_up, time_keeper=time_keeper)
+        return Pump(source, topics, handle, restore, give_up, time_keeper=time_keeper, order=order)
 
 
 class _Subscriptions:

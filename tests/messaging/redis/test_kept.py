@@ -158,6 +158,9 @@ class Holder(Keeper):
     def restore(self, kept: Kept) -> None:
         self._timers = None
 
+    def undo(self) -> None:
+        self._timers = None
+
     def forget(self, message: Message) -> None:
         self.forgotten.append(message.id)
         self._timers = {"settled": True}

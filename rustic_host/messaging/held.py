@@ -1,0 +1,66 @@
+"""Messages that a client put off: by topic, each topic in its order."""
+
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+MIN_SECONDS = 0.001
+"""Shortest time that something is put off: a client that answers "later" again and again must not spin the loop."""
+
+
+class Held(Generic[T]):
+    """What is to be presented again when its time has come, and what stands behind it on the same topic.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._due: dict[str, float] = {}
+        self._items: dict[str, list[T]] = {}
+
+    def __contains__(self, topic: str) -> bool:
+        return topic in self._due
+
+    def __bool__(self) -> bool:
+        return bool(self._due)
+
+    @property
+    def topics(self) -> list[str]:
+        """Topics that are held up."""
+        return list(self._due)
+
+    def hold(self, topic: str, item: T, seconds: float) -> None:
+        """Hold up a topic for so long; ``item`` is its first."""
+        self._due[topic] = self._clock() + max(seconds, MIN_SECONDS)
+        self._items[topic] = [item]
+
+    def follow(self, topic: str, item: T) -> None:
+        """Put ``item`` behind those of a topic that is held up."""
+        self._items[topic].append(item)
+
+    def seconds_left(self) -> float | None:
+        """Until the first is due: 0 or less when one is, None when nothing is held."""
+        return min(self._due.values()) - self._clock() if self._due else None
+
+    def take_due(self) -> list[T]:
+        """Take out all of the topics whose time has come, the longest due first."""
+        now = self._clock()
+        due = sorted((time, topic) for topic, time in self._due.items() if time <= now)
+        return [item for _, topic in due for item in self._take(topic)]
+
+    def forget(self, topics: Iterable[str]) -> None:
+        """Drop what is held of these topics."""
+        for topic in topics:
+            if topic in self._due:
+                self._take(topic)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self.forget(self.topics)
+
+    def _take(self, topic: str) -> list[T]:
+        del self._due[topic]
+        return self._items.pop(topic)

@@ -1,0 +1,148 @@
+"""What lies between a backend without a log and one client: order, one message at a time, and messages put off."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from rustic_host.messaging.client import Client
+from rustic_host.messaging.delivery import Later
+from rustic_host.messaging.held import Held
+from rustic_host.messaging.message import Message
+from rustic_host.telemetry.logs import get_logger
+
+JOIN_SECONDS = 30.0
+"""How long a close waits for the message that is being presented again."""
+
+log = get_logger(__name__)
+
+
+class Inbox:
+    """Hands messages to a client in the thread of whoever publishes.
+
+    A message for a busy client is handled by the thread that keeps it busy, next. What a client puts off is presented
+    again by a thread of the inbox, which there is from the first time on.
+
+    Args:
+        client: whose inbox it is.
+        present: hands the client one message, and returns its answer.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, client: Client, present: Callable[[Message], object], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._client, self._present = client, present
+        self._changed = threading.Condition()
+        self._waiting: list[Message] = []
+        self._held = Held[Message](clock)
+        self._busy = self._closed = False
+        self._watch: threading.Thread | None = None
+
+    def take(self, message: Message) -> None:
+        """Take one message from the backend."""
+        if not self._client.one_at_a_time and not self._held:
+            if isinstance(answer := self._present(message), Later):
+                self._put_off(message, answer)
+            return
+        with self._changed:
+            self._waiting.append(message)
+            if self._busy or self._closed:
+                return
+            self._busy = True
+        self._drain()
+
+    def forget(self, topics: Iterable[str]) -> None:
+        """Drop what waits of these topics: the client has unsubscribed."""
+        gone = set(topics)
+        with self._changed:
+            self._held.forget(gone)
+            self._waiting = [message for message in self._waiting if _topic(message) not in gone]
+
+    def close(self) -> None:
+        """Drop everything; returns when nothing is presented again any more, at once if called by a handler."""
+        with self._changed:
+            self._closed = True
+            self._waiting.clear()
+            self._held.clear()
+            self._changed.notify_all()
+        if self._watch and self._watch is not threading.current_thread():
+            self._watch.join(JOIN_SECONDS)
+
+    def _drain(self) -> None:
+        """Handle what waits, and what is due, until there is no more; by the thread that made the inbox busy."""
+        try:
+            while batch := self._next():
+                for message in batch:
+                    self._handle(message)
+        except BaseException:  # an interrupt from the keyboard, say: the next message finds the client idle
+            self._rest()
+            raise
+
+    def _next(self) -> list[Message]:
+        """Under one lock with resting: nobody may leave a message behind that a busy thread was to take."""
+        with self._changed:
+            batch = [*self._held.take_due(), *self._waiting]
+            self._waiting.clear()
+            if not batch:
+                self._rest()
+            return batch if len(batch) < 2 else ordered(self._client, batch)
+
+    def _rest(self) -> None:
+        with self._changed:
+            self._busy = False
+            self._changed.notify_all()
+
+    def _handle(self, message: Message) -> None:
+        with self._changed:
+            if self._closed:
+                return
+            if _topic(message) in self._held:
+                self._held.follow(_topic(message), message)
+                return
+        try:
+            answer = self._present(message)
+        except Exception:  # what a client raises reaches neither publisher nor other subscribers
+            log.exception("subscriber_failed", topic=_topic(message), client=self._client.id, message_id=message.id)
+            return
+        if isinstance(answer, Later):
+            self._put_off(message, answer)
+
+    def _put_off(self, message: Message, answer: Later) -> None:
+        topic = _topic(message)
+        with self._changed:
+            if self._closed:
+                return
+            if topic in self._held:  # of a client that is called by several threads at once
+                self._held.follow(topic, message)
+                return
+            self._held.hold(topic, message, answer.seconds)
+            if self._watch is None:
+                self._watch = threading.Thread(target=self._watched, name=f"later-{self._client.id}", daemon=True)
+                self._watch.start()
+            self._changed.notify_all()
+
+    def _watched(self) -> None:
+        while self._await_due():
+            self._drain()
+
+    def _await_due(self) -> bool:
+        """Until something is due and nobody handles it; False when the inbox is closed."""
+        with self._changed:
+            while not self._closed:
+                left = None if self._busy else self._held.seconds_left()
+                if left is not None and left <= 0:
+                    self._busy = True
+                    return True
+                self._changed.wait(left)
+            return False
+
+
+def ordered(client: Client, messages: list[Message]) -> list[Message]:
+    """As the client orders them; what it leaves out comes last, what it adds is not taken."""
+    left = {id(message): message for message in messages}
+    chosen = [message for message in client.order(messages) if left.pop(id(message), None)]
+    return [*chosen, *left.values()]
+
+
+def _topic(message: Message) -> str:
+    return message.topic_published_to or ""
