@@ -123,7 +123,7 @@ def bare_rate(config: RedisBackendConfig, namespace: str, messages: int, payload
     while True:
         entries = connection.read_response()[0][1]
         script_keys = [client, keys.counts_key(namespace), keys.state_key(namespace, group), log]
-        args: list[object] = ["t", group, 3600, 1, len(entries), 1, "", ""]
+        args: list[object] = ["t", group, 3600, 1, len(entries), 1, "", "", 0, ""]
         for entry, _ in entries:
             args += (1, entry)
         args += ("processed", len(entries))

@@ -109,7 +109,7 @@ class Worker:
             # What came with the order is in the channel already, and poll says nothing of it.
             early = [self._channel.fileno()] if self._channel.buffered else None
             for fd in early or [fd for fd, _ in poll.poll(REPORT_SECONDS * 1000)]:
-                if fd == self._signals or not self._next_order():
+                if self._told_to_stop() if fd == self._signals else not self._next_order():
                     self._stop()
                     poll.unregister(fd)
             if self._built:
@@ -121,6 +121,10 @@ class Worker:
         if order is not None and order["kind"] == "guild":
             self._wrapper.update_guild(GuildSpec.model_validate(order["guild"]))
         return order is not None and order["kind"] != "stop"
+
+    def _told_to_stop(self) -> bool:
+        """Whether one of the signals that came says so: an alarm, say, is the agent's own affair."""
+        return bool({signal.SIGTERM, signal.SIGINT} & set(os.read(self._signals, 512)))
 
     def _stop(self) -> None:
         self._stop_asked.set()

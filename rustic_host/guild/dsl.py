@@ -97,7 +97,7 @@ class CelPredicate(_SpecModel):
 
 
 class TypeEqualsPredicate(_SpecModel):
-    """A message is handled when its payload says it is of this type."""
+    """A message is handled when its format is this one."""
 
     predicate_type: Literal["type_equals"]
     expected_type: str

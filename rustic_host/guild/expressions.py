@@ -6,7 +6,10 @@ A language is a function from source text to an :class:`Expression`; :data:`LANG
 
 import copy
 import math
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -23,7 +26,8 @@ class Limits:
     """What one evaluation may use."""
 
     milliseconds: int = 1000
-    """Wall time, checked between steps: one regular expression or built-in function is not interrupted."""
+    """Wall time, checked between steps. A regular expression is interrupted too, in a program's main thread (where a
+    worker handles its messages); one built-in function is not."""
     depth: int = 500
     """Nested evaluations: a level of recursion in an expression takes about four, one more ``&`` in a chain one. Of
     CEL, which has no recursion, the levels of the compiled text: one for each operator of a chain, two of a sum."""
@@ -56,6 +60,8 @@ class JsonataExpression:
         except Exception as error:
             raise RoutingError(f"not a JSONata expression: {_reason(error)}: {_excerpt(source)}") from error
         self._compiled.set_validate_input(False)
+        # Only a regular expression can spend its time in one step; what has none need not pay for the alarm.
+        self._may_match = "/" in source or "$eval" in source
 
     def evaluate(self, data: Any) -> Any:
         """Return the result as plain JSON values; None where JSONata says null or undefined. Raises RoutingError."""
@@ -68,7 +74,8 @@ class JsonataExpression:
         frame.set_runtime_bounds(self._limits.milliseconds, self._limits.depth)
         _bound_sizes(frame, self._limits)
         try:
-            return plain_json(run.evaluate(data, frame))
+            with _alarm(self._limits) if self._may_match else nullcontext():
+                return plain_json(run.evaluate(data, frame))
         except RoutingError:
             raise
         except Exception as error:
@@ -115,6 +122,31 @@ def _cel(source: str, limits: Limits) -> Expression:
     from rustic_host.guild.cel import CelExpression
 
     return CelExpression(source, limits)
+
+
+@contextmanager
+def _alarm(limits: Limits) -> Iterator[None]:
+    """End what takes too long inside of one step: CPython's matcher looks for signals while it tries.
+
+    Signals are the main thread's alone; elsewhere nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(number: int, frame: object) -> None:
+        raise RoutingError(f"JSONata failed: a regular expression took longer than {limits.milliseconds} ms")
+
+    # The steps between are bounded by the library; the alarm comes a little later, so that its error is the usual one.
+    before, former = (
+        signal.signal(signal.SIGALRM, ring),
+        signal.setitimer(signal.ITIMER_REAL, limits.milliseconds / 800),
+    )
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *former)
+        signal.signal(signal.SIGALRM, before)
 
 
 LANGUAGES: dict[str, Callable[[str, Limits], Expression]] = {"jsonata": JsonataExpression, "cel": _cel}

@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -56,6 +57,12 @@ class Doing(Agent[DoingProps]):
         print("said on stdout: grüß")
         print("said on stderr", file=sys.stderr)
         ctx.send_dict({"told": "spoken"})
+
+    def _alarm(self, ctx: ProcessContext[JsonDict]) -> None:
+        rung: list[int] = []
+        signal.signal(signal.SIGALRM, lambda number, frame: rung.append(number))
+        signal.raise_signal(signal.SIGALRM)
+        ctx.send_dict({"told": rung == [signal.SIGALRM]})
 
     def _die(self, ctx: ProcessContext[JsonDict]) -> None:
         os._exit(ctx.payload["code"])

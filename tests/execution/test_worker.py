@@ -73,6 +73,14 @@ def test_an_agent_may_end_its_process_while_it_is_built(
     assert ("so long" in capfd.readouterr().err) == (given == "so long")
 
 
+def test_an_agents_own_alarm_does_not_stop_its_worker(messaging: MessagingConfig) -> None:
+    guild = guild_of(DOING)
+    with engine_of(guild) as engine, talk_to(guild, messaging) as talk:
+        engine.run_agent(guild, guild.agents[0], messaging)
+        assert [talk.ask(do="alarm") for _ in range(3)] == [True] * 3
+        assert engine.is_agent_running(guild.id, guild.agents[0].id)
+
+
 def test_what_a_worker_started_ends_with_it(messaging: MessagingConfig) -> None:
     guild = guild_of(DOING)
     (agent,) = guild.agents

@@ -1,4 +1,5 @@
 import resource
+import signal
 import threading
 import time
 from typing import Any
@@ -162,3 +163,16 @@ def test_large_values_within_the_limits_are_made() -> None:
     assert JsonataExpression("$length($pad('a', 100000) & $pad('b', 100000))").evaluate({}) == 200_000
     assert JsonataExpression("$count($append([1..70000], [1..70000]))").evaluate({}) == 140_000
     assert JsonataExpression("$pad('a', 3) & $pad(b, 2)").evaluate({}) == "a  "
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals are the main thread's")
+@pytest.mark.parametrize(
+    "source", ["$match(t, /(a+)+$/)", "$replace(t, /(a|aa)+$/, 'x')", "$eval('$contains(t, /(a+)+$/)')"]
+)
+def test_a_regular_expression_without_end_is_interrupted(source: str) -> None:
+    """In a worker the main thread handles messages; what was set before, a test's own time limit say, is set again."""
+    before = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    with pytest.raises(RoutingError, match=r"longer than 100 ms|D3121"):
+        JsonataExpression(source, Limits(milliseconds=100)).evaluate({"t": "a" * 60 + "b"})
+    assert (signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0] > 0) == before
+    assert JsonataExpression("$match(t, /b/)").evaluate({"t": "abc"}) is not None
