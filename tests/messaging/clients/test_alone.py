@@ -1,9 +1,9 @@
 """Each client by itself, and several piped, by an injected clock."""
 
-import logging
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from rustic_host.errors import MessagingError
 from rustic_host.messaging import (
@@ -198,24 +198,24 @@ def test_a_backoff_has_no_last_attempt() -> None:
     assert ExponentialBackoff(1).seconds(10**6) == 300
 
 
-def test_logging_says_what_passes_and_no_payloads(caplog: pytest.LogCaptureFixture) -> None:
+def test_logging_says_what_passes_and_no_payloads() -> None:
     heard = Heard()
     client = LoggingClient("warning", message_handler=heard)
-    with caplog.at_level(logging.WARNING):
+    with capture_logs() as events:
         client.notify_new_message(message("t", {"n": "s3cret"}).published_to("t"))
-    assert "message_received" in caplog.text
-    assert "message_handled" in caplog.text
-    assert "s3cret" not in caplog.text
+    assert "message_received" in str(events)
+    assert "message_handled" in str(events)
+    assert "s3cret" not in str(events)
     assert heard.numbers == ["s3cret"]
 
 
-def test_logging_says_failures_and_delays_and_hands_them_on(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
+def test_logging_says_failures_and_delays_and_hands_them_on() -> None:
+    with capture_logs() as events:
         assert LoggingClient(message_handler=lambda m: Later(2)).notify_new_message(numbered(1)) == Later(2)
         with pytest.raises(ValueError, match="failed at 1"):
             LoggingClient(message_handler=Heard(failing=1)).notify_new_message(numbered(1))
-    assert "message_put_off" in caplog.text
-    assert "message_failed" in caplog.text
+    assert "message_put_off" in str(events)
+    assert "message_failed" in str(events)
 
 
 def test_a_level_that_is_none_is_refused() -> None:
