@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -13,7 +14,7 @@ from structlog.testing import capture_logs
 from rustic_host.errors import ExecutionError
 from rustic_host.execution import MultiProcessExecutionEngine, multiprocess
 from rustic_host.messaging import MessagingConfig
-from tests.execution.bench import HERE, Events, Gate, engine_of, gone, guild_of, talk_to
+from tests.execution.bench import HERE, SECONDS, Events, Gate, engine_of, gone, guild_of, talk_to
 from tests.system.process import LoggedProcess
 from tests.system.servers import RedisServer
 
@@ -263,7 +264,15 @@ def test_a_large_spec_that_nobody_reads_does_not_hold_up_the_engine(
         assert events.wait_for("exited", first.id).code == 0
         assert events.wait_for("exited", second.id).code == -9
         zygote.suspend()
+        writing, tell = threading.Event(), engine._tell
+
+        def tell_aloud(*order: Any) -> None:
+            writing.set()
+            tell(*order)
+
+        monkeypatch.setattr(engine, "_tell", tell_aloud)
         engine.launch(large, second, messaging)
+        assert writing.wait(SECONDS)
         zygote.kill()  # the order's reader is gone while it is being written
         assert events.wait_for("exited", second.id, count=2).code != 0
         engine.run_agent(large, second, messaging)
