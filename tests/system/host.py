@@ -91,7 +91,10 @@ class HostProcess:
         """Wait for READY=1. Raises AssertionError with the host's output when it ends, or takes longer."""
         try:
             self.notify.wait_for("READY", "1", timeout, pid=self.pid)
-        except (TimeoutError, ProcessLookupError) as error:
+        except ProcessLookupError as error:
+            self.process.wait()  # its last words may still be under way
+            raise AssertionError(f"{error}\n{self.process.output}") from error
+        except TimeoutError as error:
             raise AssertionError(f"{error}\n{self.process.output}") from error
 
     def wait_for_line(self, *texts: str, timeout: float = 30) -> str:
