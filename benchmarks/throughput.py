@@ -66,7 +66,7 @@ def until_pending_is_zero(config: RedisBackendConfig, namespace: str, group: str
     """Seconds until the group has read and acknowledged everything; the server's own answer is what counts."""
     link = Link(config, "bench-watch")
     link.connect()
-    log = keys.topic_keys(namespace, TOPIC).log
+    log = keys.PLAIN.topic_keys(namespace, TOPIC).log
     started = time.perf_counter()
     while True:
         for info in link.call("XINFO", "GROUPS", log):
@@ -111,8 +111,8 @@ def bare_rate(config: RedisBackendConfig, namespace: str, messages: int, payload
     load(config, namespace, messages, payload)
     connection: Any = config.pool().make_connection()
     connection.connect()
-    log, group = keys.topic_keys(namespace, TOPIC).log, "bare"
-    client = keys.client_key(namespace, group)
+    log, group = keys.PLAIN.topic_keys(namespace, TOPIC).log, "bare"
+    client = keys.PLAIN.client_key(namespace, group)
     script = resources.files("rustic_host.messaging.redis").joinpath("lua", "commit.lua").read_text()
     setup = [("HSET", client, "token", "t"), ("XGROUP", "CREATE", log, group, "0"), ("SCRIPT", "LOAD", script)]
     connection.send_packed_command(connection.pack_commands(setup))
@@ -122,14 +122,14 @@ def bare_rate(config: RedisBackendConfig, namespace: str, messages: int, payload
     connection.send_packed_command(connection.pack_commands([read]))
     while True:
         entries = connection.read_response()[0][1]
-        script_keys = [client, keys.counts_key(namespace), keys.state_key(namespace, group), log]
+        script_keys = [client, keys.PLAIN.counts_key(namespace), keys.PLAIN.state_key(namespace, group), log]
         args: list[object] = ["t", group, 3600, 1, len(entries), 1, "", "", 0, ""]
         for entry, _ in entries:
             args += (1, entry)
         args += ("processed", len(entries))
         for _, (_, body) in entries:
             done += 1
-            script_keys += (*keys.topic_keys(namespace, "answers"), keys.message_key(namespace, done))
+            script_keys += (*keys.PLAIN.topic_keys(namespace, "answers"), keys.PLAIN.message_key(namespace, done))
             args += (1_700_000_000_000, done.to_bytes(12, "big"), body, "published")
         commands = [("EVALSHA", sha, len(script_keys), *script_keys, *args)] + [read] * (done < messages)
         connection.send_packed_command(connection.pack_commands(commands))

@@ -15,7 +15,7 @@ from rustic_host.errors import BackendRefusedError, BackendUnavailableError
 from rustic_host.host.tail import Tail
 from rustic_host.messaging import GemstoneGenerator, counts
 from rustic_host.messaging.delivery import Frame
-from rustic_host.messaging.redis import keys, slots
+from rustic_host.messaging.redis import slots
 from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.link import Link
 from rustic_host.messaging.redis.publisher import Publisher
@@ -85,7 +85,7 @@ class HostBus:
         Raises:
             BackendUnavailableError: nobody answers.
         """
-        fields = await self._ask(self._redis.hgetall(keys.counts_key(namespace)))
+        fields = await self._ask(self._redis.hgetall(self.config.keys.counts_key(namespace)))
         parsed = ((counts.parse(name), int(value)) for name, value in fields.items())
         return {count: value for count, value in parsed if count is not None}
 
@@ -98,7 +98,7 @@ class HostBus:
         names = list(topics)
         pipeline = self._redis.pipeline(transaction=False)
         for topic in names:
-            pipeline.xinfo_groups(keys.topic_keys(namespace, topic).log)
+            pipeline.xinfo_groups(self.config.keys.topic_keys(namespace, topic).log)
         replies = await self._ask(pipeline.execute(raise_on_error=False))
         found = []
         for topic, reply in zip(names, replies, strict=True):
@@ -109,7 +109,7 @@ class HostBus:
 
     def tail(self, namespace: str, topics: Sequence[str], start: str | None) -> AsyncIterator[bytes]:
         """Messages of topics as they are stored; see :class:`rustic_host.host.tail.Tail`."""
-        return Tail(self._redis, namespace, topics, start).items()
+        return Tail(self._redis, self.config.keys, namespace, topics, start).items()
 
     async def close(self) -> None:
         """Give the slot back and let go; for a server that is away the slot's lease ends by itself."""

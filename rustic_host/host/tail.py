@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from rustic_host.errors import BackendUnavailableError, UnknownPositionError
 from rustic_host.messaging import Message, counts
-from rustic_host.messaging.redis import keys
+from rustic_host.messaging.redis.keys import Keys
 from rustic_host.web.tasks import end_tasks
 
 PAGE = 256
@@ -31,13 +31,14 @@ class Tail:
 
     Args:
         redis: a ``redis.asyncio.Redis`` that does not decode (its stubs cannot say so).
+        keys: names of the keys.
         namespace: the guild.
         topics: without namespace; none means all topics, also those that come into being meanwhile.
         start: None (from now on), ``start`` (all that is stored), a log entry id or a message id to begin after.
     """
 
-    def __init__(self, redis: Any, namespace: str, topics: Sequence[str], start: str | None) -> None:
-        self._redis, self._namespace = redis, namespace
+    def __init__(self, redis: Any, keys: Keys, namespace: str, topics: Sequence[str], start: str | None) -> None:
+        self._redis, self._keys, self._namespace = redis, keys, namespace
         self._all, self._start = not topics, start
         self._position: dict[str, str] = dict.fromkeys(topics, "")
         self._bell = asyncio.Event()
@@ -77,7 +78,7 @@ class Tail:
         """Ring at each notification; also once when the subscription is in force."""
         pubsub = self._redis.pubsub()
         try:
-            await pubsub.psubscribe(f"{_escaped(self._namespace)}:*")
+            await pubsub.psubscribe(f"{_escaped(self._keys.prefix + self._namespace)}:*")
             async for _ in pubsub.listen():
                 self._bell.set()
         finally:
@@ -130,12 +131,12 @@ class Tail:
         return [body for _, body in sorted(rows)]
 
     async def _known_topics(self) -> list[str]:
-        names = await self._redis.hkeys(keys.counts_key(self._namespace))
+        names = await self._redis.hkeys(self._keys.counts_key(self._namespace))
         parsed = [counts.parse(name) for name in names]
         return sorted({count.topic for count in parsed if count is not None and count.kind == "published"})
 
     def _log(self, topic: str) -> str:
-        return keys.topic_keys(self._namespace, topic).log
+        return self._keys.topic_keys(self._namespace, topic).log
 
 
 def _id_of(body: bytes) -> object:

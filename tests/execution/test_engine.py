@@ -20,7 +20,7 @@ def slots_taken(server: RedisServer) -> set[str]:
     with server.client() as redis:
         seconds, micros = redis.time()
         now = seconds * 1000 + micros // 1000
-        return set(redis.zrangebyscore(keys.slots_key(), f"({now}", "+inf"))
+        return set(redis.zrangebyscore(keys.PLAIN.slots_key(), f"({now}", "+inf"))
 
 
 def test_run_agent_returns_when_the_agent_is_subscribed(messaging: MessagingConfig) -> None:

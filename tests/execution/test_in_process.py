@@ -390,7 +390,7 @@ def test_over_redis_one_leased_slot_makes_the_ids_and_is_given_back(redis_bench:
 
 def leased(redis: Any) -> set[str]:
     seconds, micros = redis.time()
-    return set(redis.zrangebyscore(keys.slots_key(), f"({seconds * 1000 + micros // 1000}", "+inf"))
+    return set(redis.zrangebyscore(keys.PLAIN.slots_key(), f"({seconds * 1000 + micros // 1000}", "+inf"))
 
 
 def test_a_server_that_is_away_is_said_at_once(redis_bench: Bench) -> None:
@@ -405,7 +405,7 @@ def test_a_server_that_is_away_is_said_at_once(redis_bench: Bench) -> None:
 def test_a_lost_group_is_said_and_the_agent_does_not_run(redis_bench: Bench, server: RedisServer) -> None:
     redis_bench.run(local_agents.Listener)
     redis_bench.stop(local_agents.Listener)
-    log = keys.topic_keys(redis_bench.guild.id, "default_topic")
+    log = keys.PLAIN.topic_keys(redis_bench.guild.id, "default_topic")
     with server.client() as redis:
         streams = [key for key in log if redis.type(key) == "stream"]
         assert [redis.xgroup_destroy(key, f"{redis_bench.guild.id}$listener") for key in streams] == [1]

@@ -47,7 +47,7 @@ def test_a_timer_outlives_the_kill_of_its_worker_and_ticks_once(
         talk.say(do="tell_own")
         assert talk.answer() == {"state": {"ticks": 1}, "timers": []}
     with redis.Redis(unix_socket_path=str(server.socket)) as raw:
-        inbox = keys.topic_keys(guild.id, f"agent_self_inbox:{agent.id}").log
+        inbox = keys.PLAIN.topic_keys(guild.id, f"agent_self_inbox:{agent.id}").log
         bodies = [json.loads(fields[b"m"]) for _, fields in raw.xrange(inbox)]
         assert [body["payload"] for body in bodies].count({"tick": "once"}) == 1
 
@@ -112,7 +112,7 @@ def test_the_guilds_state_is_read_where_its_manager_keeps_it(server: RedisServer
     with engine_of(guild) as engine, talk_to(guild, messaging) as talk:
         engine.run_agent(guild, guild.agents[0], messaging)
         assert talk.ask(do="tell_guild")["state"] == {}
-        key = keys.state_key(guild.id, f"{guild.id}${manager_id(guild.id)}")
+        key = keys.PLAIN.state_key(guild.id, f"{guild.id}${manager_id(guild.id)}")
         with redis.Redis(unix_socket_path=str(server.socket)) as raw:
             raw.hset(key, mapping={"version": 1, "state": json.dumps({"guild_state": {"open": True}, "agents": {}})})
         assert talk.ask(do="tell_guild")["state"] == {"open": True}

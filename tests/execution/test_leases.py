@@ -35,14 +35,14 @@ def taken(server: RedisServer, ahead_seconds: float = 0) -> int:
     with server.client() as redis:
         seconds, micros = redis.time()
         least = f"({int((seconds + micros / 1e6 + ahead_seconds) * 1000)}"  # a slot given back this very ms is free
-        return int(redis.zcount(keys.slots_key(), least, "+inf"))
+        return int(redis.zcount(keys.PLAIN.slots_key(), least, "+inf"))
 
 
 def shorten(server: RedisServer) -> None:
     """Make all leases end in ten seconds."""
     with server.client() as redis:
         soon = (int(redis.time()[0]) + 10) * 1000
-        redis.zadd(keys.slots_key(), dict.fromkeys(redis.zrange(keys.slots_key(), 0, -1), soon))
+        redis.zadd(keys.PLAIN.slots_key(), dict.fromkeys(redis.zrange(keys.PLAIN.slots_key(), 0, -1), soon))
 
 
 def test_slots_are_renewed_and_given_back(own: RedisServer) -> None:

@@ -34,7 +34,7 @@ def test_counts_and_topics(bus: Bus) -> None:
     bus.publish(1, 2)
     bus.publish(3, topic='odd "tópic"')
     consumer.commit([forward(entry) for entry in consumer.read()])
-    bus.raw.hset(keys.counts_key(bus.namespace), "not ours", 5)
+    bus.raw.hset(keys.PLAIN.counts_key(bus.namespace), "not ours", 5)
 
     async def scenario(host: HostBus) -> None:
         assert await host.counts(bus.namespace) == {
@@ -79,15 +79,15 @@ def test_publishing_and_following(bus: Bus) -> None:
 
 def test_an_id_slot_is_held_and_given_back(own_bus: Bus) -> None:
     async def scenario(host: HostBus) -> None:
-        before = own_bus.raw.zscore(keys.slots_key(), str(host.slot.number))
+        before = own_bus.raw.zscore(keys.PLAIN.slots_key(), str(host.slot.number))
         now = int(own_bus.raw.time()[0]) * 1000
         assert before > now
         await host.renew_slot()
-        assert own_bus.raw.zscore(keys.slots_key(), str(host.slot.number)) >= before
+        assert own_bus.raw.zscore(keys.PLAIN.slots_key(), str(host.slot.number)) >= before
 
     run(own_bus.config, scenario)
     seconds, _ = own_bus.raw.time()
-    ((_, until),) = own_bus.raw.zrange(keys.slots_key(), 0, -1, withscores=True)
+    ((_, until),) = own_bus.raw.zrange(keys.PLAIN.slots_key(), 0, -1, withscores=True)
     assert until <= seconds * 1000 + 1000
 
 

@@ -14,6 +14,7 @@ from rustic_host.errors import BackendUnavailableError, UnknownPositionError
 from rustic_host.host import tail as tail_module
 from rustic_host.host.tail import STARTED, Tail
 from rustic_host.messaging.delivery import frames_of
+from rustic_host.messaging.redis.keys import PLAIN
 from tests.messaging.bus import WAIT_SECONDS, Bus, message
 from tests.system.servers import RedisServer
 
@@ -47,7 +48,7 @@ def run(bus: Bus, scenario: Callable[[Follow], Coroutine[Any, Any, None]], **opt
     open_tails: list[Any] = []
 
     async def begun(connection: Any, topics: tuple[str, ...], start: str | None) -> Following:
-        items = Tail(connection, bus.namespace, topics, start).items()
+        items = Tail(connection, PLAIN, bus.namespace, topics, start).items()
         open_tails.append(items)
         assert await asyncio.wait_for(anext(items), WAIT_SECONDS) == STARTED
         return Following(items)
@@ -121,7 +122,7 @@ def test_a_message_that_mentions_another_is_not_taken_for_it(bus: Bus) -> None:
 def test_positions_that_are_none(bus: Bus, start: str) -> None:
     async def scenario() -> None:
         async with redis_async.Redis.from_url(bus.config.connection_url()) as connection:
-            items: Any = Tail(connection, bus.namespace, ["t"], start).items()
+            items: Any = Tail(connection, PLAIN, bus.namespace, ["t"], start).items()
             with pytest.raises(UnknownPositionError, match="--from"):
                 await anext(items)
             await items.aclose()

@@ -89,7 +89,7 @@ class Bus:
             self._publisher.publish(self.namespace, frames_of(message(topic, {"n": n})))
 
     def log(self, topic: str = "t") -> str:
-        return keys.topic_keys(self.namespace, topic).log
+        return keys.PLAIN.topic_keys(self.namespace, topic).log
 
     def logged(self, topic: str = "t") -> list[int]:
         """``n`` of each message in a topic's log, in order."""
@@ -103,7 +103,7 @@ class Bus:
         return int(self.raw.xpending(self.log(topic), client_id)["pending"])
 
     def counts(self) -> dict[count_names.Count, int]:
-        fields = self.raw.hgetall(keys.counts_key(self.namespace)).items()
+        fields = self.raw.hgetall(keys.PLAIN.counts_key(self.namespace)).items()
         return {parsed: int(value) for name, value in fields if (parsed := count_names.parse(name))}
 
     def outcomes(self) -> Counter[str]:

@@ -13,7 +13,6 @@ from rustic_host.messaging.delivery import Entry, Kept, Later, Result, frames_of
 from rustic_host.messaging.message import Message
 from rustic_host.messaging.pump import Pump, TimeKeeper
 from rustic_host.messaging.reader import Reader
-from rustic_host.messaging.redis import keys
 from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.consumer import Consumer
 from rustic_host.messaging.redis.publisher import Publisher
@@ -39,6 +38,7 @@ class RedisMessagingBackend(MessagingBackend):
         except ValidationError as error:
             reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise ConfigError(f"redis_client: {reasons}") from None
+        self._keys = self.config.keys
         self.publisher = Publisher(self.config, "rustic-host:publisher")
         self._readers: dict[tuple[str, str], _Subscriptions] = {}
         self._lock = threading.Lock()
@@ -64,7 +64,7 @@ class RedisMessagingBackend(MessagingBackend):
         """From the index, while it lasts."""
         if not msg_ids:
             return []
-        found: Any = self.publisher.call("MGET", *(keys.message_key(namespace, i) for i in msg_ids))
+        found: Any = self.publisher.call("MGET", *(self._keys.message_key(namespace, i) for i in msg_ids))
         return list(_messages(namespace, (body for body in found if body is not None)))
 
     def subscribe(
@@ -94,7 +94,7 @@ class RedisMessagingBackend(MessagingBackend):
 
     def load_state(self, namespace: str, client_id: str) -> tuple[int, dict[str, Any]]:
         """As of the client's last commit."""
-        stored: Any = self.publisher.call("HMGET", keys.state_key(namespace, client_id), "version", "state")
+        stored: Any = self.publisher.call("HMGET", self._keys.state_key(namespace, client_id), "version", "state")
         version, state = stored
         return int(version or 0), json.loads(state) if state else {}
 

@@ -13,6 +13,7 @@ from redis.connection import ConnectionPool
 from redis.retry import Retry
 
 from rustic_host.errors import ConfigError
+from rustic_host.messaging.redis.keys import Keys
 from rustic_host.telemetry.redact import redact_text
 
 DEFAULT_TTL_SECONDS = 3600
@@ -37,6 +38,8 @@ class RedisBackendConfig(BaseModel):
     ssl_ca_certs: str | None = None
     socket_connect_timeout: float = Field(default=10, gt=0)
     socket_timeout: float = Field(default=30, gt=0)
+    key_prefix: str = ""
+    """Before the name of every key and channel; Rustic AI has none, and is not heard where there is one."""
     message_ttl: int = Field(default_factory=lambda: _ttl_from(os.environ), ge=1)
     socket_keepalive: bool = True
     socket_keepalive_options: dict[str, int] | None = None
@@ -69,6 +72,11 @@ class RedisBackendConfig(BaseModel):
         except ValueError:  # its text may hold a piece of the password
             raise ValueError("no usable redis://, rediss:// or unix:// URL comes of these settings") from None
         return self
+
+    @property
+    def keys(self) -> Keys:
+        """Names of the keys."""
+        return Keys(self.key_prefix)
 
     def connection_url(self) -> str:
         """The server as one URL, password included: never to be shown, see :meth:`shown`."""

@@ -25,7 +25,6 @@ from rustic_host.errors import (
 )
 from rustic_host.messaging import counts
 from rustic_host.messaging.delivery import Entry, Kept, Result, home_of
-from rustic_host.messaging.redis import keys
 from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.link import Argument, Link, Script
 from rustic_host.messaging.redis.publisher import frame_args, frame_keys
@@ -76,15 +75,15 @@ class Consumer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.namespace, self.client_id, self._shared = namespace, client_id, shared
-        self._ttl = config.message_ttl
+        self._ttl, self._keys = config.message_ttl, config.keys
         self._start = "0" if start == "earliest" else "$"
         self._clock = clock
         self._token = secrets.token_hex(8)
         self._claimed = False
         self._former_token: Argument = ""
         self._link = Link(config, f"rustic-host:{client_id}")
-        self._client_key = keys.client_key(namespace, client_id)
-        self._state_key = keys.state_key(namespace, client_id)
+        self._client_key = self._keys.client_key(namespace, client_id)
+        self._state_key = self._keys.state_key(namespace, client_id)
         self._logs: dict[str, str] = {}
         self._topics: dict[bytes, str] = {}
         self._reread = True
@@ -343,7 +342,7 @@ class Consumer:
                 state, changes = result.state, changes + 1
             timers = result.timers if result.timers is not None else timers
             for frame in result.outputs:
-                script_keys += frame_keys(self.namespace, frame)
+                script_keys += frame_keys(self._keys, self.namespace, frame)
                 outputs += frame_args(frame)
         expected, body = ("", b"") if state is None else (self._version, to_json(state))
         counted = [part for pair in increments.items() for part in pair]
@@ -363,11 +362,11 @@ class Consumer:
         self._in_hand -= len(results)
 
     def _log(self, topic: str) -> str:
-        return keys.topic_keys(home_of(topic, self.namespace, self._shared), topic).log
+        return self._keys.topic_keys(home_of(topic, self.namespace, self._shared), topic).log
 
     def _own_keys(self) -> tuple[str, str, str]:
         """The keys that every commit of this client needs, whatever it publishes."""
-        return self._client_key, keys.counts_key(self.namespace), self._state_key
+        return self._client_key, self._keys.counts_key(self.namespace), self._state_key
 
     def _checked(self, reply: Any) -> Any:
         """The answers of a script, or the error that its refusal stands for."""

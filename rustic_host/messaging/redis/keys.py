@@ -4,6 +4,7 @@ Under ``<namespace>:`` only the documented sorted sets may exist: rustic-debugge
 there. What is ours alone therefore lies under ``rustic-host:<namespace>:``.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,33 +20,46 @@ class TopicKeys(NamedTuple):
     """ZSET of JSON, the documented store; its name is the Pub/Sub channel too."""
 
 
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Builds the names; ``prefix`` stands before each of them (Rustic AI knows none: with one, it is not heard)."""
+
+    prefix: str = ""
+
+    def topic_keys(self, namespace: str, topic: str) -> TopicKeys:
+        """Keys of ``topic`` (without namespace) in ``namespace``."""
+        return _topic_keys(self.prefix, namespace, topic)
+
+    def message_key(self, namespace: str, message_id: int) -> str:
+        """STRING with the JSON of one message, expiring; the documented index."""
+        return f"{self.prefix}msg:{namespace}:{message_id}"
+
+    def counts_key(self, namespace: str) -> str:
+        """HASH of exact counts; the fields are made by :mod:`rustic_host.messaging.counts`."""
+        return f"{self.prefix}rustic-host:{namespace}:count"
+
+    def client_key(self, namespace: str, client_id: str) -> str:
+        """HASH of one durable client: owner token, reader's connection, marks of its groups, attempts."""
+        return f"{self.prefix}rustic-host:{namespace}:client:{client_id}"
+
+    def state_key(self, namespace: str, client_id: str) -> str:
+        """HASH ``version``, ``state`` (JSON), ``timers`` (JSON): what one client keeps, written in its commits."""
+        return f"{self.prefix}rustic-host:{namespace}:state:{client_id}"
+
+    def early_key(self, namespace: str, client_id: str) -> str:
+        """HASH of what a client's handlers sent before their end, by entry, handler and ordinal."""
+        return f"{self.prefix}rustic-host:{namespace}:early:{client_id}"
+
+    def slots_key(self) -> str:
+        """ZSET of leased id slots, one for the whole server."""
+        return f"{self.prefix}rustic-host:id-slots"
+
+
+PLAIN = Keys()
+"""Without a prefix, as Rustic AI's layout has it."""
+
+
 @lru_cache(maxsize=65536)
-def topic_keys(namespace: str, topic: str) -> TopicKeys:
-    """Keys of ``topic`` (without namespace) in ``namespace``."""
-    ours = f"rustic-host:{namespace}"
-    return TopicKeys(f"{ours}:log:{topic}", f"{ours}:seen:{topic}", f"{namespace}:{topic}")
-
-
-def message_key(namespace: str, message_id: int) -> str:
-    """STRING with the JSON of one message, expiring; the documented index."""
-    return f"msg:{namespace}:{message_id}"
-
-
-def counts_key(namespace: str) -> str:
-    """HASH of exact counts; the fields are made by :mod:`rustic_host.messaging.counts`."""
-    return f"rustic-host:{namespace}:count"
-
-
-def client_key(namespace: str, client_id: str) -> str:
-    """HASH of one durable client: owner token, reader's connection, marks of its groups."""
-    return f"rustic-host:{namespace}:client:{client_id}"
-
-
-def state_key(namespace: str, client_id: str) -> str:
-    """HASH ``version``, ``state`` (JSON), ``timers`` (JSON): what one client keeps, written in its commits."""
-    return f"rustic-host:{namespace}:state:{client_id}"
-
-
-def slots_key() -> str:
-    """ZSET of leased id slots, one for the whole server."""
-    return "rustic-host:id-slots"
+def _topic_keys(prefix: str, namespace: str, topic: str) -> TopicKeys:
+    ours = f"{prefix}rustic-host:{namespace}"
+    return TopicKeys(f"{ours}:log:{topic}", f"{ours}:seen:{topic}", f"{prefix}{namespace}:{topic}")

@@ -11,8 +11,8 @@ from typing import TypeVar
 from rustic_host.errors import BackendRefusedError, BackendUnavailableError
 from rustic_host.messaging import counts
 from rustic_host.messaging.delivery import Frame
-from rustic_host.messaging.redis import keys
 from rustic_host.messaging.redis.config import RedisBackendConfig
+from rustic_host.messaging.redis.keys import Keys
 from rustic_host.messaging.redis.link import Argument, Link, Script
 from rustic_host.telemetry.logs import get_logger
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 log = get_logger(__name__)
 
 
-def frame_keys(namespace: str, frame: Frame) -> tuple[str, str, str, str]:
+def frame_keys(keys: Keys, namespace: str, frame: Frame) -> tuple[str, str, str, str]:
     """The four keys that the publish and commit scripts take for one copy."""
     home = frame.namespace or namespace
     return (*keys.topic_keys(home, frame.topic), keys.message_key(home, frame.message_id))
@@ -81,6 +81,7 @@ class Publisher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         patience = min(config.socket_timeout, deadline)
+        self.keys = config.keys
         self._link = Link(config.model_copy(update={"socket_timeout": patience}), name)
         self._ttl = config.message_ttl
         self._deadline = deadline
@@ -149,10 +150,10 @@ class Publisher:
                 log.warning("not_stored_again", namespace=namespace, messages=len(run), error=str(error))
 
     def _store(self, namespace: str, frames: Sequence[Frame]) -> None:
-        script_keys: list[Argument] = [keys.counts_key(namespace)]
+        script_keys: list[Argument] = [self.keys.counts_key(namespace)]
         args: list[Argument] = [self._ttl]
         for frame in frames:
-            script_keys += frame_keys(namespace, frame)
+            script_keys += frame_keys(self.keys, namespace, frame)
             args += frame_args(frame)
         done, *detail = self._link.run(PUBLISH, script_keys, args)
         if not done:

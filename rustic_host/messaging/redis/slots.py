@@ -9,7 +9,6 @@ from typing import Any, cast
 
 from rustic_host.errors import MessagingError
 from rustic_host.messaging.gemstone_id import GemstoneGenerator
-from rustic_host.messaging.redis import keys
 from rustic_host.messaging.redis.link import Script
 from rustic_host.messaging.redis.publisher import Publisher
 
@@ -45,7 +44,7 @@ def lease(publisher: Publisher) -> Slot:
         MessagingError: all 4,096 are taken.
         BackendUnavailableError, BackendRefusedError: as the publisher.
     """
-    reply: Any = publisher.run(LEASE, [keys.slots_key()], [MACHINES * BLOCKS, LEASE_SECONDS * 1000])
+    reply: Any = publisher.run(LEASE, [publisher.keys.slots_key()], [MACHINES * BLOCKS, LEASE_SECONDS * 1000])
     if reply[0] < 0:
         raise MessagingError(f"all {MACHINES * BLOCKS} id slots of this server are leased")
     return Slot(reply[0], reply[1])
@@ -66,4 +65,4 @@ def _set_until(publisher: Publisher, slots: Iterable[Slot], ahead_ms: int) -> No
     if numbers:
         seconds, micros = cast(tuple[bytes, bytes], publisher.call("TIME"))
         until = int(seconds) * 1000 + int(micros) // 1000 + ahead_ms
-        publisher.call("ZADD", keys.slots_key(), *(part for number in numbers for part in (until, number)))
+        publisher.call("ZADD", publisher.keys.slots_key(), *(part for number in numbers for part in (until, number)))

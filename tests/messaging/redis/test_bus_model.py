@@ -145,7 +145,7 @@ class BusMachine(RuleBasedStateMachine):
                 self.settle()
             assert self.effects() == self.expected
             copies = [(1 << int(name[1:])) * n for name, n in self.expected.items()]
-            state = self.bus.raw.hget(keys.state_key(self.bus.namespace, CLIENT), "state") or b'{"sum":0}'
+            state = self.bus.raw.hget(keys.PLAIN.state_key(self.bus.namespace, CLIENT), "state") or b'{"sum":0}'
             assert json.loads(state) == {"sum": sum(copies)}
             assert self.bus.outcomes().total() == self.expected.total()
 

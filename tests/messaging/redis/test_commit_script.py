@@ -37,7 +37,7 @@ def test_acknowledgement_outputs_counts_and_state_come_together(bus: Bus) -> Non
     index = f"msg:{bus.namespace}:{result.outputs[0].message_id}"
     assert bus.raw.get(index) == result.outputs[-1].body
     assert 3590 < bus.raw.ttl(index) <= 3600
-    assert bus.raw.hgetall(keys.state_key(bus.namespace, CLIENT)) == {b"version": b"2", b"state": b'{"total":2}'}
+    assert bus.raw.hgetall(keys.PLAIN.state_key(bus.namespace, CLIENT)) == {b"version": b"2", b"state": b'{"total":2}'}
     assert consumer.load_state() == {"total": 2}
     assert bus.outcomes() == {"ok": 1, "error": 1}
     assert {c.topic: n for c, n in bus.counts().items() if c.kind == "published"} == {"t": 2, "x": 1, "y": 1}
@@ -47,7 +47,7 @@ def test_a_commit_without_state_leaves_the_state_alone(bus: Bus) -> None:
     consumer = bus.consumer()
     bus.publish(1)
     consumer.commit([Result(entry, "ok") for entry in consumer.read()])
-    assert not bus.raw.exists(keys.state_key(bus.namespace, CLIENT))
+    assert not bus.raw.exists(keys.PLAIN.state_key(bus.namespace, CLIENT))
 
 
 def test_a_second_commit_of_the_same_entry_publishes_nothing(bus: Bus) -> None:
@@ -84,7 +84,7 @@ def _set(key_of: Callable[[Bus], str]) -> Spoil:
     ("spoil", "error"),
     [
         pytest.param(
-            lambda bus, result: bus.raw.hset(keys.client_key(bus.namespace, CLIENT), "token", "another"),
+            lambda bus, result: bus.raw.hset(keys.PLAIN.client_key(bus.namespace, CLIENT), "token", "another"),
             OwnershipLostError,
             id="owner",
         ),
@@ -94,16 +94,16 @@ def _set(key_of: Callable[[Bus], str]) -> Spoil:
         pytest.param(lambda bus, result: bus.raw.xgroup_destroy(bus.log(), CLIENT), CommitRefusedError, id="no group"),
         pytest.param(lambda bus, result: bus.raw.delete(bus.log()), CommitRefusedError, id="no log"),
         pytest.param(
-            lambda bus, result: bus.raw.hset(keys.state_key(bus.namespace, CLIENT), "version", "4"),
+            lambda bus, result: bus.raw.hset(keys.PLAIN.state_key(bus.namespace, CLIENT), "version", "4"),
             CommitRefusedError,
             id="state version",
         ),
         pytest.param(_set(lambda bus: bus.log("out")), CommitImpossibleError, id="log"),
         pytest.param(_set(lambda bus: f"{bus.namespace}:out"), CommitImpossibleError, id="store"),
         pytest.param(_set(lambda bus: f"rustic-host:{bus.namespace}:seen:out"), CommitImpossibleError, id="seen"),
-        pytest.param(_set(lambda bus: keys.counts_key(bus.namespace)), BackendRefusedError, id="counts"),
-        pytest.param(_set(lambda bus: keys.state_key(bus.namespace, CLIENT)), BackendRefusedError, id="state"),
-        pytest.param(_set(lambda bus: keys.client_key(bus.namespace, CLIENT)), BackendRefusedError, id="client"),
+        pytest.param(_set(lambda bus: keys.PLAIN.counts_key(bus.namespace)), BackendRefusedError, id="counts"),
+        pytest.param(_set(lambda bus: keys.PLAIN.state_key(bus.namespace, CLIENT)), BackendRefusedError, id="state"),
+        pytest.param(_set(lambda bus: keys.PLAIN.client_key(bus.namespace, CLIENT)), BackendRefusedError, id="client"),
     ],
 )
 @pytest.mark.parametrize("others", [0, 3])
@@ -136,7 +136,7 @@ def test_state_of_one_commit_is_the_base_of_the_next(bus: Bus) -> None:
     bus.publish(1, 2, 3)
     for total, entry in enumerate(consumer.read(), 1):
         consumer.commit([Result(entry, "ok", [], {"total": total, "text": "ü"})])
-    stored = bus.raw.hgetall(keys.state_key(bus.namespace, CLIENT))
+    stored = bus.raw.hgetall(keys.PLAIN.state_key(bus.namespace, CLIENT))
     assert (stored[b"version"], json.loads(stored[b"state"])) == (b"3", {"total": 3, "text": "ü"})
 
 
@@ -144,7 +144,7 @@ def test_a_state_changed_behind_our_back_is_not_taken_over_unread(bus: Bus) -> N
     consumer = bus.consumer()
     bus.publish(1, 2)
     first, second = consumer.read()
-    bus.raw.hset(keys.state_key(bus.namespace, CLIENT), mapping={"version": 9, "state": '{"by":"hand"}'})
+    bus.raw.hset(keys.PLAIN.state_key(bus.namespace, CLIENT), mapping={"version": 9, "state": '{"by":"hand"}'})
     consumer.commit([Result(first, "ok")])
     with pytest.raises(CommitRefusedError, match="state 9"):
         consumer.commit([Result(second, "ok", [], {"total": 1})])

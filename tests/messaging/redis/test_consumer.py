@@ -310,7 +310,7 @@ def test_topics_may_change_and_keep_their_positions(bus: Bus) -> None:
 
 
 def spoil_token(bus: Bus) -> None:
-    bus.raw.hset(keys.client_key(bus.namespace, CLIENT), "token", "another")
+    bus.raw.hset(keys.PLAIN.client_key(bus.namespace, CLIENT), "token", "another")
 
 
 @pytest.mark.parametrize(

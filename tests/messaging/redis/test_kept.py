@@ -195,7 +195,7 @@ def test_a_message_that_is_given_up_is_forgotten_in_the_commit_of_its_letter(bus
     pump.close()
     interface.shutdown()
     assert len(holder.forgotten) == 1
-    assert bus.raw.hget(keys.state_key(bus.namespace, CLIENT), "timers") == b'{"settled":true}'
+    assert bus.raw.hget(keys.PLAIN.state_key(bus.namespace, CLIENT), "timers") == b'{"settled":true}'
     assert bus.pending() == 0
 
 
@@ -208,6 +208,6 @@ def test_a_dead_letter_that_cannot_be_stored_still_settles_the_timers(bus: Bus) 
         entry, "failed", frames_of(message("dead_letter_queue")), timers={}
     )
     with looper:
-        wait_until(lambda: bool(bus.raw.hexists(keys.state_key(bus.namespace, CLIENT), "timers")))
-    stored = bus.raw.hget(keys.state_key(bus.namespace, CLIENT), "timers")
+        wait_until(lambda: bool(bus.raw.hexists(keys.PLAIN.state_key(bus.namespace, CLIENT), "timers")))
+    stored = bus.raw.hget(keys.PLAIN.state_key(bus.namespace, CLIENT), "timers")
     assert json.loads(stored) == {}

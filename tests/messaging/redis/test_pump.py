@@ -202,7 +202,7 @@ def test_topics_change_under_load(bus: Bus) -> None:
 def test_whoever_waits_for_topics_hears_when_the_loop_ends(bus: Bus) -> None:
     with Looper(bus, forward) as looper:
         bus.wait_blocked()
-        bus.raw.hset(keys.client_key(bus.namespace, CLIENT), "token", "another")
+        bus.raw.hset(keys.PLAIN.client_key(bus.namespace, CLIENT), "token", "another")
         began = time.monotonic()
         assert not looper.pump.resubscribed(WAIT_SECONDS)
         assert time.monotonic() - began < WAIT_SECONDS / 2
@@ -238,7 +238,7 @@ def test_when_not_even_the_dead_letter_can_be_stored_the_rest_goes_on(bus: Bus) 
 
 
 def test_a_client_whose_own_key_is_spoilt_ends_instead_of_turning_round(bus: Bus) -> None:
-    bus.raw.set(keys.counts_key(f"{bus.namespace}x"), "mine")
+    bus.raw.set(keys.PLAIN.counts_key(f"{bus.namespace}x"), "mine")
     with Bus(bus.config.connection_url(), f"{bus.namespace}x") as spoilt:
         spoilt.raw.xadd(spoilt.log(), {"m": message("t").to_json_bytes()})
         with Looper(spoilt, forward) as looper:

@@ -14,7 +14,7 @@ ALL = MACHINES * BLOCKS
 
 
 def taken_until(bus: Bus, number: int) -> float:
-    return float(bus.raw.zscore(keys.slots_key(), str(number)))
+    return float(bus.raw.zscore(keys.PLAIN.slots_key(), str(number)))
 
 
 def test_all_slots_are_distinct_and_then_there_are_none(own_bus: Bus) -> None:
@@ -25,7 +25,7 @@ def test_all_slots_are_distinct_and_then_there_are_none(own_bus: Bus) -> None:
     with pytest.raises(MessagingError, match="all 4096 id slots"):
         lease(publisher)
     release(publisher, [leased[7], leased[3], leased[5]])
-    own_bus.raw.zadd(keys.slots_key(), {"5": 1000})
+    own_bus.raw.zadd(keys.PLAIN.slots_key(), {"5": 1000})
     again = [lease(publisher) for _ in range(3)]
     assert [slot.number for slot in again] == [5, 3, 7]  # the longest unused first
     assert all(slot.not_before_ms > 0 for slot in again)
@@ -53,7 +53,7 @@ def test_an_expired_lease_is_somebody_elses(own_bus: Bus) -> None:
     publisher = own_bus.publisher()
     for _ in range(ALL):
         lease(publisher)
-    own_bus.raw.zadd(keys.slots_key(), {"11": 1000})
+    own_bus.raw.zadd(keys.PLAIN.slots_key(), {"11": 1000})
     assert lease(publisher) == Slot(11, 1000)
 
 
@@ -70,7 +70,7 @@ def test_renewing_moves_the_end_of_a_lease(own_bus: Bus, monkeypatch: pytest.Mon
 def test_slots_renewed_after_a_loss_of_data_are_not_leased_to_others(own_bus: Bus) -> None:
     publisher = own_bus.publisher()
     held = [lease(publisher) for _ in range(6)]
-    own_bus.raw.delete(keys.slots_key())
+    own_bus.raw.delete(keys.PLAIN.slots_key())
     renew(publisher, held[2:5])
     fresh = [lease(publisher).number for _ in range(ALL - 3)]
     assert sorted([*fresh, 2, 3, 4]) == list(range(ALL))

@@ -49,7 +49,7 @@ def test_the_connection_of_the_former_owner_is_ended(bus: Bus) -> None:
 def test_a_stranger_with_the_former_connection_id_is_left_alone(bus: Bus) -> None:
     bus.consumer()
     with bus.raw.client() as stranger:
-        bus.raw.hset(keys.client_key(bus.namespace, CLIENT), "connection", stranger.client_id())
+        bus.raw.hset(keys.PLAIN.client_key(bus.namespace, CLIENT), "connection", stranger.client_id())
         bus.consumer()
         assert stranger.connection.is_connected
         assert stranger.ping()
@@ -74,7 +74,7 @@ def test_the_owner_stays_the_owner_over_reconnects(bus: Bus) -> None:
 
 
 def test_a_server_that_forgot_the_take_over_gives_it_back(bus: Bus) -> None:
-    key = keys.client_key(bus.namespace, CLIENT)
+    key = keys.PLAIN.client_key(bus.namespace, CLIENT)
     former = bus.consumer()
     lost_with_the_tail = bus.raw.hgetall(key)
     consumer = bus.consumer()
