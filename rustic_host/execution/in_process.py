@@ -3,7 +3,6 @@
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from rustic_host.guild.dsl import AgentSpec, GuildSpec
 from rustic_host.messaging import (
     Client,
     GemstoneGenerator,
+    Later,
     Message,
     MessagingConfig,
     MessagingInterface,
@@ -26,6 +26,7 @@ from rustic_host.messaging import (
     SimpleClient,
 )
 from rustic_host.messaging.client import MessageHandler
+from rustic_host.messaging.inbox import Inbox
 from rustic_host.telemetry.logs import get_logger
 
 STOP_SECONDS = 10.0
@@ -91,15 +92,20 @@ class RunningAgent(ABC):
         """Wait for its end, False when it does not come; its own handler does not wait."""
 
 
-class CallbackAgent(RunningAgent):
-    """An agent that a backend calls with its messages. They wait in a queue; who takes them out says the subclass."""
+class InboxAgent(RunningAgent):
+    """An agent that a backend without a log calls with its messages, through its client.
 
-    def __init__(self, order: Order) -> None:
+    Args:
+        order: the agent.
+        thread: the name of a thread that handles them, instead of those who publish.
+    """
+
+    def __init__(self, order: Order, *, thread: str = "") -> None:
         super().__init__(order)
-        self._changed = threading.Condition()
-        self._waiting: deque[Message] = deque()
-        self._stopping = self._built = self._closed = False
-        self._handler: MessageHandler
+        self._thread_name = thread
+        self._lock = threading.Lock()
+        self._stopping = self._closed = False
+        self._inbox: Inbox | None = None
         self._messaging: MessagingInterface
         self._own_client: Client
         self._alarm = Alarm()
@@ -115,15 +121,16 @@ class CallbackAgent(RunningAgent):
         self._messaging = MessagingInterface(order.guild.id, order.messaging, generator=order.ids)
         try:
             self.agent = build_agent(order.guild, order.agent, client_factory=self._client, generator=order.ids)
+            inbox = self._messaging.attend(self._own_client, self._settle, thread=self._thread_name)
             for topic in self.agent.subscribed_topics:
                 self._messaging.subscribe(topic, self._own_client)
         except BaseException:
             self._messaging.shutdown()
             raise
-        with self._changed:
-            self._built = True
+        with self._lock:
+            self._inbox = inbox
         if self._stopping:  # since before it was built
-            self._close()
+            self._end()
 
     def announce(self) -> None:
         """Through its self inbox."""
@@ -131,33 +138,49 @@ class CallbackAgent(RunningAgent):
             self.agent._notify_ready()
 
     def ask_to_stop(self) -> None:
-        """What waits in the queue is dropped: the backend keeps no record of what was read."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
+        """What waits in the inbox is dropped: the backend keeps no record of what was read."""
+        with self._lock:
+            self._stopping, inbox = True, self._inbox
+        if inbox:
+            inbox.stop()
 
-    @abstractmethod
-    def _take(self, message: Message) -> None:
-        """Called by the backend with each message, in the thread of whoever published it."""
+    def wait(self, seconds: float) -> bool:
+        """Wait for the message in hand; what is left is let go of after it, whoever waits."""
+        inbox = self._inbox
+        if inbox is None:
+            return True
+        if not inbox.in_hand and inbox.wait(seconds):
+            self._close()
+            return True
+        threading.Thread(target=self._end, name=f"end-{self.order.agent.id}", daemon=True).start()
+        return inbox.in_hand
 
     def _client(self, id: str, name: str, handler: MessageHandler) -> Client:
-        self._handler = handler
-        self._own_client = self.order.client(id, name, self._take)
+        self._own_client = self.order.client(id, name, handler)
         self._messaging.register_client(self._own_client)
         return self._own_client
 
-    def _handle(self, message: Message) -> None:
-        try:
-            self._handler(message)
-        except Exception:  # the agent reports what its handlers raise: this is one of publishing
-            log.exception("agent_cannot_publish", agent=self.order.agent.name, message_id=message.id)
+    def _settle(self, message: Message, answer: object) -> None:
+        """As a commit would: keep what the handler changed, or go back to what was kept when it was put off."""
+        if isinstance(answer, Later):
+            self.agent.undo()
+            return
+        if isinstance(answer, Exception):  # the agent reports what its handlers raise: this is one of publishing
+            log.error("agent_cannot_publish", agent=self.order.agent.name, message_id=message.id, error=str(answer))
+            self.agent.forget(message)
         self.agent.take_state_change()
         if self.agent.take_timer_change() is not None:
             self._alarm.set(self.agent)
 
+    def _end(self) -> None:
+        if self._inbox:
+            self._inbox.stop()
+            self._inbox.wait(threading.TIMEOUT_MAX)
+        self._close()
+
     def _close(self) -> None:
-        with self._changed:
-            due, self._closed = self._built and not self._closed, self._built
+        with self._lock:
+            due, self._closed = not self._closed, True
         if due:
             self._alarm.close()
             self.agent.close()

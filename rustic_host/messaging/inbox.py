@@ -26,29 +26,50 @@ class Inbox:
         client: whose inbox it is.
         present: hands the client one message, and returns its answer.
         clock: monotonic seconds.
+        exclusive: one message at a time, whatever the client says.
+        thread: the name of a thread that handles everything, instead of those who publish.
     """
 
     def __init__(
-        self, client: Client, present: Callable[[Message], object], clock: Callable[[], float] = time.monotonic
+        self,
+        client: Client,
+        present: Callable[[Message], object],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        exclusive: bool = False,
+        thread: str = "",
     ) -> None:
         self._client, self._present = client, present
+        self._one_at_a_time, self._threaded = exclusive or bool(thread) or client.one_at_a_time, bool(thread)
         self._changed = threading.Condition()
         self._waiting: list[Message] = []
         self._held = Held[Message](clock)
-        self._busy = self._closed = False
+        self._closed = False
+        self._busy: threading.Thread | None = None
         self._watch: threading.Thread | None = None
+        if thread:
+            self._start(thread)
+
+    @property
+    def in_hand(self) -> bool:
+        """Whether this thread is handling a message just now."""
+        return self._busy is threading.current_thread()
 
     def take(self, message: Message) -> None:
         """Take one message from the backend."""
-        if not self._client.one_at_a_time and not self._held:
+        if not self._one_at_a_time and not self._held:
             if isinstance(answer := self._present(message), Later):
                 self._put_off(message, answer)
             return
         with self._changed:
-            self._waiting.append(message)
-            if self._busy or self._closed:
+            if self._closed:
                 return
-            self._busy = True
+            self._waiting.append(message)
+            if self._threaded:
+                self._changed.notify_all()
+            if self._busy or self._threaded:
+                return
+            self._busy = threading.current_thread()
         self._drain()
 
     def forget(self, topics: Iterable[str]) -> None:
@@ -58,15 +79,30 @@ class Inbox:
             self._held.forget(gone)
             self._waiting = [message for message in self._waiting if _topic(message) not in gone]
 
-    def close(self) -> None:
-        """Drop everything; returns when nothing is presented again any more, at once if called by a handler."""
+    def stop(self) -> None:
+        """Drop everything but the message in hand, and take no more; returns at once."""
         with self._changed:
             self._closed = True
             self._waiting.clear()
             self._held.clear()
             self._changed.notify_all()
+
+    def wait(self, seconds: float) -> bool:
+        """After a stop, wait until the message in hand is done; False when that takes longer."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._busy is None, seconds):
+                return False
+        self._join(seconds)
+        return True
+
+    def close(self) -> None:
+        """Drop everything; returns when nothing is presented again any more, at once if called by a handler."""
+        self.stop()
+        self._join(JOIN_SECONDS)
+
+    def _join(self, seconds: float) -> None:
         if self._watch and self._watch is not threading.current_thread():
-            self._watch.join(JOIN_SECONDS)
+            self._watch.join(seconds)
 
     def _drain(self) -> None:
         """Handle what waits, and what is due, until there is no more; by the thread that made the inbox busy."""
@@ -89,7 +125,7 @@ class Inbox:
 
     def _rest(self) -> None:
         with self._changed:
-            self._busy = False
+            self._busy = None
             self._changed.notify_all()
 
     def _handle(self, message: Message) -> None:
@@ -117,21 +153,24 @@ class Inbox:
                 return
             self._held.hold(topic, message, answer.seconds)
             if self._watch is None:
-                self._watch = threading.Thread(target=self._watched, name=f"later-{self._client.id}", daemon=True)
-                self._watch.start()
+                self._start(f"later-{self._client.id}")
             self._changed.notify_all()
+
+    def _start(self, name: str) -> None:
+        self._watch = threading.Thread(target=self._watched, name=name, daemon=True)
+        self._watch.start()
 
     def _watched(self) -> None:
         while self._await_due():
             self._drain()
 
     def _await_due(self) -> bool:
-        """Until something is due and nobody handles it; False when the inbox is closed."""
+        """Until something is due (or waits for this very thread) and nobody handles it; False when it is closed."""
         with self._changed:
             while not self._closed:
                 left = None if self._busy else self._held.seconds_left()
-                if left is not None and left <= 0:
-                    self._busy = True
+                if (left is not None and left <= 0) or (self._threaded and self._waiting):
+                    self._busy = threading.current_thread()
                     return True
                 self._changed.wait(left)
             return False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from rustic_host.errors import MessageError, MessagingError
@@ -41,10 +43,16 @@ class StateHolder(TimeKeeper, Protocol):
         """A message is given up: what waits for its being handled must not wait."""
 
 
+Settle = Callable[[Message, object], None]
+"""Told each message and what became of it: the client's answer, or the exception that it raised."""
+
+
 class _Outbox(threading.local):
     """What the handler that runs in this thread has sent; None outside handlers."""
 
     frames: list[Frame] | None = None
+    messages: list[Message] | None = None
+    """The same over a backend without a log."""
 
 
 class MessagingInterface:
@@ -120,7 +128,7 @@ class MessagingInterface:
     def publish(self, sender: Client, message: Message) -> None:
         """Publish to all topics of the message, all or none.
 
-        Inside a handler of a durable client the copies leave with the commit of the message in hand.
+        Inside a handler the copies leave when the message in hand is done (with its commit, for a durable client).
 
         Raises:
             MessageError: the message names no topic.
@@ -130,6 +138,8 @@ class MessagingInterface:
             raise MessageError(f"message {message.id} of {sender.id} names no topic")
         if self._outbox.frames is not None:
             self._outbox.frames += frames_of(message, shared=self.shared_namespace)
+        elif self._outbox.messages is not None:
+            self._outbox.messages.append(message)
         else:
             self.backend.store_copies(self.namespace, message)
 
@@ -161,6 +171,15 @@ class MessagingInterface:
         if (pump := self._open(client, state)) is None:
             raise MessagingError(f"{type(self.backend).__name__} keeps no log that a process of its own could read")
         return pump
+
+    def attend(self, client: Client, settle: Settle, *, thread: str = "") -> Inbox:
+        """Hand a client one message at a time where the backend keeps no log, and tell ``settle`` what became of it.
+
+        Messages are handled by who publishes them, or by a thread of that name. To be called before :meth:`subscribe`.
+        """
+        inbox = Inbox(client, partial(self._present, client, settle), exclusive=True, thread=thread)
+        self._inboxes[client.id] = inbox
+        return inbox
 
     def topics_of(self, client_id: str) -> list[str]:
         """Topics (without namespace) that a client is subscribed to."""
@@ -261,10 +280,25 @@ class MessagingInterface:
         )
 
     def _inbox(self, client: Client) -> Inbox:
-        def present(message: Message) -> object:
-            return self._deliver(client, message.topic_published_to or "", message)
+        if client.id not in self._inboxes:
+            self._inboxes[client.id] = Inbox(client, partial(self._present, client, _keep_nothing))
+        return self._inboxes[client.id]
 
-        return self._inboxes.setdefault(client.id, Inbox(client, present))
+    def _present(self, client: Client, settle: Settle, message: Message) -> object:
+        """As :meth:`handle`, without a log: what is sent goes out at the end, and is void with Later or a failure."""
+        outer, self._outbox.messages = self._outbox.messages, (sent := list[Message]())
+        try:
+            answer = self._deliver(client, message.topic_published_to or "", message)
+        except Exception as failure:
+            settle(message, failure)
+            raise
+        finally:
+            self._outbox.messages = outer
+        settle(message, answer)
+        if not isinstance(answer, Later):
+            for each in sent:
+                self.publish(client, each)
+        return answer
 
     def _forget(self, topic: str, client_id: str) -> None:
         ids = self.subscribers.get(topic, set())
@@ -290,6 +324,10 @@ class MessagingInterface:
 
 
 def _keeps_nothing(kept: Kept) -> None:
+    return
+
+
+def _keep_nothing(message: Message, answer: object) -> None:
     return
 
 

@@ -66,7 +66,13 @@ class Bench:
         self.engine.stop_agent(self.guild.id, cls.__name__.lower())
 
     def say(self, *, to: str = "default_topic", **payload: Any) -> None:
-        self._client.publish(Message(IDS.get_id(), sender=TESTER, topics=to, payload=payload))
+        self.publish(self.prepared(to=to, **payload))
+
+    def prepared(self, *, to: str = "default_topic", **payload: Any) -> Message:
+        return Message(IDS.get_id(), sender=TESTER, topics=to, payload=payload)
+
+    def publish(self, message: Message) -> None:
+        self._client.publish(message)
 
     def said(self, topic: str = "default_topic") -> list[Message]:
         """What agents published."""
