@@ -10,6 +10,9 @@ from rustic_host.messaging.tags import AgentTag
 
 DEAD_LETTER_TOPIC = "dead_letter_queue"
 
+REPLAY_FOR = "rustic_host.replay_for"
+"""In the session state of a message that is delivered once more: the only client that is to handle it."""
+
 SENDER = AgentTag(id="messaging_backend", name="MessagingBackend")
 
 
@@ -17,6 +20,8 @@ def dead_letter(
     id_obj: GemstoneID, namespace: str, client_id: str, entry: Entry, message: Message | None, error: Exception | None
 ) -> Message:
     """The dead letter of ``entry``; an entry that is no message is kept as text in ``original_text``."""
+    if message is not None:
+        without_mark(message)
     payload: dict[str, Any] = {
         "delivery_backend": "RedisMessagingBackend",
         "client_id": client_id,
@@ -37,3 +42,27 @@ def dead_letter(
         traceparent=message.traceparent if message else None,
         is_error_message=True,
     )
+
+
+def replay_of(original: dict[str, Any], client_id: str) -> Message:
+    """The message of a dead letter as it is delivered once more, to ``client_id`` alone; its id and all else stay.
+
+    Raises:
+        MessageError, ValueError: it is no message.
+    """
+    message = Message.model_validate(original)
+    message.session_state = {**(message.session_state or {}), REPLAY_FOR: client_id}
+    return message
+
+
+def replayed_for(message: Message) -> str | None:
+    """The client that a replayed message is for; None for any other message."""
+    client_id = (message.session_state or {}).get(REPLAY_FOR)
+    return client_id if isinstance(client_id, str) else None
+
+
+def without_mark(message: Message) -> None:
+    """Make a replayed message what it was before, so that the mark does not travel on with what its handler sends."""
+    if replayed_for(message) is not None:
+        kept = {key: value for key, value in (message.session_state or {}).items() if key != REPLAY_FOR}
+        message.session_state = kept or None

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from rustic_host.errors import MessageError, MessagingError
 from rustic_host.messaging.client import Client
 from rustic_host.messaging.config import MessagingConfig
-from rustic_host.messaging.dead_letter import DEAD_LETTER_TOPIC, dead_letter
+from rustic_host.messaging.dead_letter import DEAD_LETTER_TOPIC, dead_letter, replayed_for, without_mark
 from rustic_host.messaging.delivery import SHARED_TOPICS, Entry, Frame, Kept, Later, Result, frames_of, home_of
 from rustic_host.messaging.gemstone_id import GemstoneGenerator
 from rustic_host.messaging.inbox import Inbox, ordered
@@ -234,6 +234,7 @@ class MessagingInterface:
     def _deliver(self, client: Client, topic: str, message: Message) -> str | Later:
         if not _is_for(client.id, topic, message):
             return "filtered"
+        without_mark(message)
         if message.enrich_with_history:
             self._enrich(message)
         answer = client.notify_new_message(message)
@@ -358,8 +359,11 @@ def _parsed(entry: Entry) -> tuple[Message | None, Exception | None]:
 def _is_for(client_id: str, topic: str, message: Message) -> bool:
     """Facts 3.6: a self inbox takes only its owner's messages, every other topic only those of others.
 
-    On shared topics names mean little: every guild's gateway may have the same id.
+    On shared topics names mean little: every guild's gateway may have the same id. A replayed message is for the one
+    client that it was given up by.
     """
+    if only := replayed_for(message):
+        return only == client_id
     if topic.startswith(SHARED_TOPICS):
         return True
     own = message.sender.id == client_id.rpartition("$")[2]

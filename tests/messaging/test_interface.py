@@ -22,6 +22,7 @@ from rustic_host.messaging import (
     RedisMessagingBackend,
     SimpleClient,
 )
+from rustic_host.messaging.dead_letter import replay_of
 from rustic_host.messaging.delivery import frames_of
 from tests.messaging.bus import WAIT_SECONDS, Bus, message, wait_until
 from tests.messaging.conftest import FLAVOURS, ServerOf
@@ -367,6 +368,40 @@ def test_an_entry_that_is_no_message_is_quarantined_and_the_rest_goes_on(
     assert letter["payload"]["original_message_id"] is None
     assert letter["payload"]["error_message"]
     assert bus.pending(client_id=client.id) == 0
+
+
+@pytest.mark.parametrize("kept", [None, {"user": "x"}])
+def test_a_replayed_message_reaches_its_client_alone_and_as_it_was(
+    messaging: MessagingInterface, kept: dict[str, Any] | None
+) -> None:
+    sender, _ = client_of(messaging, "s")
+    (first, its), (second, others) = (client_of(messaging, name) for name in ("a", "b"))
+    for client in (first, second):
+        messaging.subscribe("t", client)
+    original = message("t", {"n": 1}, session_state=kept)
+    sender.publish(replay_of(json.loads(original.to_json()), first.id))
+    sender.publish(message("t", {"n": 2}))
+    received = its.get(timeout=WAIT_SECONDS)
+    assert received.to_json() == original.published_to("t").to_json()
+    assert taken(its) == taken(others) == [{"n": 2}]
+
+
+def test_a_replayed_message_that_fails_again_is_a_dead_letter_without_the_mark(
+    bus: Bus, on_server: MessagingInterface
+) -> None:
+    def fail(received: Message) -> None:
+        raise ValueError("again")
+
+    client, _ = client_of(on_server, "a", fail)
+    other, _ = client_of(on_server, "b", fail)
+    for each in (client, other):
+        on_server.subscribe("t", each)
+    sent = message("t", {"n": 1}, session_state={"user": "x"})
+    bus.publisher().publish(bus.namespace, frames_of(replay_of(json.loads(sent.to_json()), client.id)))
+    wait_until(lambda: bus.outcomes() == {"failed": 1, "filtered": 1})
+    (letter,) = bus.letters()
+    assert letter["payload"]["original_message"] == json.loads(sent.published_to("t").to_json())
+    assert letter["payload"]["client_id"] == client.id
 
 
 def test_a_trimmed_entry_is_counted_as_lost(bus: Bus, on_server: MessagingInterface) -> None:
