@@ -43,8 +43,20 @@ class MessageTypeError(MessageError, TypeError):
     """A field of a message has a type that the wire format forbids (an ``id`` that is no number, say)."""
 
 
+class MessageExpiredError(MessageError):
+    """A message's ``ttl`` was over before it could be delivered."""
+
+
+class MessageTooLargeError(MessageError):
+    """A message is larger than what is stored."""
+
+
 class MessagingError(RusticHostError):
     """The bus could not do what was asked."""
+
+
+class OutboxFullError(MessagingError):
+    """One handler sent more than one commit may hold."""
 
 
 class BackendUnavailableError(MessagingError):

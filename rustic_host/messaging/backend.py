@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from rustic_host.messaging.delivery import Entry, Kept, Later, Result, home_of
 from rustic_host.messaging.message import Message
@@ -16,6 +16,9 @@ class MessagingBackend(ABC):
 
     shared_namespace = ""
     """Where topics lie that guilds share; empty until an interface activates it."""
+
+    hands_out_copies: ClassVar[bool] = False
+    """Whether each call of a subscribed handler gets a message that nobody else holds, not even the store."""
 
     @abstractmethod
     def store_message(self, namespace: str, topic: str, message: Message) -> None:
@@ -30,13 +33,14 @@ class MessagingBackend(ABC):
         """Stored messages with a greater id, by id."""
 
     @abstractmethod
-    def subscribe(
-        self, topic: str, handler: Callable[[Message], object], client_id: str = "", namespace: str = ""
-    ) -> None:
-        """Call ``handler`` with each message stored from now on; in force when it returns."""
+    def subscribe(self, topic: str, handler: Callable[[Message], None]) -> None:
+        """Call ``handler`` with each message stored from now on; in force when it returns.
+
+        An interface subscribes once to each topic, and not again before it has unsubscribed.
+        """
 
     @abstractmethod
-    def get_messages_by_id(self, namespace: str, msg_ids: Sequence[int]) -> list[Message]:
+    def get_messages_by_id(self, namespace: str, msg_ids: list[int]) -> list[Message]:
         """The messages with these ids, in that order; those no longer stored are left out."""
 
     def store_copies(self, namespace: str, message: Message) -> None:
@@ -49,8 +53,8 @@ class MessagingBackend(ABC):
         """The message with the smallest id above ``last_message_id``."""
         return next(iter(self.get_messages_for_topic_since(topic, last_message_id)), None)
 
-    def unsubscribe(self, topic: str, client_id: str = "") -> None:
-        """End a client's subscription; a backend without subscriptions to end need not care."""
+    def unsubscribe(self, topic: str) -> None:
+        """End the subscription; a backend that cannot goes on, and is not subscribed to that topic again."""
         return
 
     def cleanup(self) -> None:

@@ -17,13 +17,19 @@ SENDER = AgentTag(id="messaging_backend", name="MessagingBackend")
 
 
 def dead_letter(
-    id_obj: GemstoneID, namespace: str, client_id: str, entry: Entry, message: Message | None, error: Exception | None
+    id_obj: GemstoneID,
+    namespace: str,
+    client_id: str,
+    entry: Entry,
+    message: Message | None,
+    error: Exception | None,
+    backend: str = "RedisMessagingBackend",
 ) -> Message:
     """The dead letter of ``entry``; an entry that is no message is kept as text in ``original_text``."""
     if message is not None:
         without_mark(message)
     payload: dict[str, Any] = {
-        "delivery_backend": "RedisMessagingBackend",
+        "delivery_backend": backend,
         "client_id": client_id,
         "original_topic": f"{namespace}:{entry.topic}",
         "original_message_id": message.id if message else None,

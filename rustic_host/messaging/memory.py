@@ -38,6 +38,8 @@ class InMemoryMessagingBackend(MessagingBackend):
     What a subscriber publishes is delivered after the message that it handles.
     """
 
+    hands_out_copies = True
+
     def store_message(self, namespace: str, topic: str, message: Message) -> None:
         """Store, then call each subscriber."""
         with _shared.lock:

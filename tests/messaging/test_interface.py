@@ -15,7 +15,6 @@ from rustic_host.messaging import (
     GemstoneGenerator,
     InMemoryMessagingBackend,
     Message,
-    MessagingBackend,
     MessagingConfig,
     MessagingInterface,
     ProcessEntry,
@@ -495,7 +494,7 @@ def test_subscribing_fails_when_the_group_is_lost(bus: Bus, on_server: Messaging
 
 
 def test_plain_callbacks_of_the_backend_are_durable_too(bus: Bus) -> None:
-    backend: MessagingBackend = RedisMessagingBackend(bus.config)
+    backend = RedisMessagingBackend(bus.config)
     inbox: Inbox = queue.Queue()
     backend.subscribe(f"{bus.namespace}:t", inbox.put, "c", bus.namespace)
     backend.subscribe(f"{bus.namespace}:u", inbox.put, "c", bus.namespace)

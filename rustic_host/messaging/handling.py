@@ -1,0 +1,258 @@
+"""From a stored message to a client's handler, and what becomes of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from operator import is_
+from typing import Any, Protocol
+
+from rustic_host.errors import MessageExpiredError
+from rustic_host.messaging.backend import MessagingBackend
+from rustic_host.messaging.client import Client
+from rustic_host.messaging.dead_letter import DEAD_LETTER_TOPIC, dead_letter, replayed_for, without_mark
+from rustic_host.messaging.delivery import SHARED_TOPICS, Entry, Frame, Kept, Later, Result, frames_of
+from rustic_host.messaging.gemstone_id import GemstoneGenerator
+from rustic_host.messaging.inbox import ordered
+from rustic_host.messaging.message import Message
+from rustic_host.messaging.pump import TimeKeeper
+from rustic_host.telemetry.logs import get_logger
+
+SELF_INBOX = "agent_self_inbox"
+
+log = get_logger(__name__)
+
+Parsed = tuple[Message | None, Exception | None]
+
+Settle = Callable[[Message, object], None]
+"""Told each message and what became of it: the client's answer, or the exception that it raised."""
+
+
+class StateHolder(TimeKeeper, Protocol):
+    """Keeps state and timers that go into the commits of its client; an agent is one."""
+
+    def take_state_change(self) -> dict[str, Any] | None:
+        """The whole new state when handlers changed it since the last call."""
+
+    def take_timer_change(self) -> dict[str, Any] | None:
+        """All timers when handlers changed some since the last call."""
+
+    def restore(self, kept: Kept) -> None:
+        """Go on from what is stored."""
+
+    def undo(self) -> None:
+        """Go back to what was taken last: a handler ran, and its message is put off."""
+
+    def forget(self, message: Message) -> None:
+        """A message is given up: what waits for its being handled must not wait."""
+
+
+class _Outbox(threading.local):
+    """What the handler that runs in this thread has sent; None outside handlers."""
+
+    frames: list[Frame] | None = None
+    messages: list[Message] | None = None
+    """The same over a backend without a log."""
+
+
+class Handling:
+    """Delivers one message to one client, for an interface.
+
+    Args:
+        namespace: the interface's.
+        backend: has the history, and keeps dead letters.
+        generator: makes the ids of dead letters.
+        wall_clock: seconds since the Unix epoch; a message's ``ttl`` ends by it.
+    """
+
+    def __init__(
+        self,
+        namespace: str,
+        backend: MessagingBackend,
+        generator: GemstoneGenerator,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.namespace, self.backend, self.generator = namespace, backend, generator
+        self.outbox = _Outbox()
+        self._wall_clock = wall_clock
+
+    def present(
+        self, client: Client, settle: Settle, message: Message, publish: Callable[[Message], None]
+    ) -> str | Later:
+        """Deliver a message of a backend without a log; what is given up becomes a dead letter at once.
+
+        What is sent goes out at the end, and is void with Later or a failure.
+        """
+        topic = message.topic_published_to or ""
+        outer, self.outbox.messages = self.outbox.messages, (sent := list[Message]())
+        try:
+            answer = self._settled(client, settle, topic, message)
+        except Exception as failure:
+            log.exception("subscriber_failed", client=client.id, topic=topic, message_id=message.id)
+            return self._store_letter(client, message, "failed", failure)
+        finally:
+            self.outbox.messages = outer
+        if not isinstance(answer, Later):
+            for each in sent:
+                publish(each)
+        return answer
+
+    def _settled(self, client: Client, settle: Settle, topic: str, message: Message) -> str | Later:
+        if late := self.late(client, topic, message):
+            return self._store_letter(client, message, "expired", late)
+        try:
+            answer = self.deliver(client, topic, message)
+        except Exception as failure:
+            settle(message, failure)
+            raise
+        settle(message, answer)
+        return answer
+
+    def late(self, client: Client, topic: str, message: Message) -> MessageExpiredError | None:
+        """What is wrong with a message for the client whose ``ttl`` is over; one that is replayed is wanted still."""
+        if message.ttl is None or self._wall_clock() * 1000 < message.timestamp + message.ttl * 1000:
+            return None
+        if replayed_for(message) or not is_for(client.id, topic, message):
+            return None
+        return MessageExpiredError(f"message {message.id} was to be delivered within {message.ttl} s")
+
+    def deliver(self, client: Client, topic: str, message: Message) -> str | Later:
+        """Hand a message to the client, unless it is not for it; returns the outcome."""
+        if not is_for(client.id, topic, message):
+            return "filtered"
+        without_mark(message)
+        if message.enrich_with_history:
+            self._enrich(message)
+        answer = client.notify_new_message(message)
+        return answer if isinstance(answer, str | Later) else "ok"
+
+    def given_up(
+        self, client: Client, entry: Entry, message: Message | None, outcome: str, error: Exception | None
+    ) -> Result:
+        """Facts 2.4: a dead letter, in the commit that acknowledges. One about the dead letter topic is only logged."""
+        if entry.body is None:
+            return Result(entry, "lost_to_retention")
+        if entry.topic == DEAD_LETTER_TOPIC:
+            log.error("dead_letter_not_handled", client=client.id, error=str(error))
+            return Result(entry, outcome)
+        letter = self._letter(client, entry, message, error)
+        return Result(entry, outcome, frames_of(letter))
+
+    def _letter(self, client: Client, entry: Entry, message: Message | None, error: Exception | None) -> Message:
+        new_id, backend = self.generator.get_id(), type(self.backend).__name__
+        return dead_letter(new_id, self.namespace, client.id, entry, message, error, backend)
+
+    def _store_letter(self, client: Client, message: Message, outcome: str, error: Exception) -> str:
+        """Of the message as it is stored: the handler may have changed its own."""
+        entry = Entry(message.topic_published_to or "", "", b"")
+        if entry.topic == DEAD_LETTER_TOPIC:
+            log.error("dead_letter_not_handled", client=client.id, error=str(error))
+            return outcome
+        try:
+            stored = self.backend.get_messages_by_id(self.namespace, [message.id])
+            as_it_came = stored[0].published_to(entry.topic) if stored else message
+            self.backend.store_copies(self.namespace, self._letter(client, entry, as_it_came, error))
+        except Exception:
+            log.exception("dead_letter_not_stored", client=client.id, topic=entry.topic, message_id=message.id)
+        return outcome
+
+    def _enrich(self, message: Message) -> None:
+        """Facts 3.7: the messages that the last history entries came from, as JSON texts in the session state."""
+        entries = message.message_history[-(message.enrich_with_history or 0) :]
+        found = self.backend.get_messages_by_id(self.namespace, [entry.origin for entry in entries])
+        message.session_state = {**(message.session_state or {}), "enriched_history": [m.to_json() for m in found]}
+
+
+class Reading:
+    """What the loop of one durable client calls with the entries it read.
+
+    Args:
+        handling: of the client's interface.
+        client: who gets the messages.
+        state: what is kept in the client's commits, if anything is.
+    """
+
+    def __init__(self, handling: Handling, client: Client, state: StateHolder | None) -> None:
+        self._handling, self._client, self._state = handling, client, state
+        self._ahead: dict[Entry, Parsed] = {}  # with their bytes: ids come again when a server lost some
+
+    def handle(self, entry: Entry) -> Result | Later:
+        """Deliver one log entry; what the client sends meanwhile is part of the result, or void with Later."""
+        handling, client = self._handling, self._client
+        message, error = self._ahead.pop(entry) if entry in self._ahead else _parsed(entry)
+        if message is None:
+            return handling.given_up(client, entry, None, "quarantined", error)
+        if late := handling.late(client, entry.topic, message):
+            return self._given_up(entry, message, "expired", late)
+        sent: list[Frame] = []
+        handling.outbox.frames = sent
+        try:
+            outcome = handling.deliver(client, entry.topic, message)
+            if isinstance(outcome, Later):
+                return self._put_off(outcome)
+            result = Result(entry, outcome, sent)
+            if self._state is not None:
+                result.state, result.timers = self._state.take_state_change(), self._state.take_timer_change()
+            return result
+        except Exception as failure:
+            log.exception("handler_failed", client=client.id, topic=entry.topic, message_id=message.id)
+            return self.give_up(entry, failure)
+        finally:
+            handling.outbox.frames = None
+
+    def give_up(self, entry: Entry, error: Exception) -> Result:
+        """The dead letter of an entry that cannot be handled; of the message as it came: a handler may change its."""
+        return self._given_up(entry, _parsed(entry)[0], "failed", error)
+
+    def restore(self, kept: Kept) -> None:
+        """Go on from what is stored."""
+        if self._state is not None:
+            self._state.restore(kept)
+
+    def order(self, entries: list[Entry]) -> list[Entry]:
+        """As the client orders their messages, behind those that cannot be read; each is parsed here once."""
+        parsed = [_parsed(entry) for entry in entries]
+        self._ahead = dict(zip(entries, parsed, strict=True))
+        messages = [message for message, _ in parsed if message is not None]
+        chosen = ordered(self._client, messages)
+        if len(chosen) == len(entries) and all(map(is_, chosen, messages)):
+            return entries
+        of_message = {id(message): entry for entry, (message, _) in zip(entries, parsed, strict=True)}
+        unreadable = [entry for entry, (message, _) in zip(entries, parsed, strict=True) if message is None]
+        return unreadable + [of_message[id(message)] for message in chosen]
+
+    def _given_up(self, entry: Entry, message: Message | None, outcome: str, error: Exception) -> Result:
+        result = self._handling.given_up(self._client, entry, message, outcome, error)
+        if self._state is not None and message is not None:
+            self._state.forget(message)
+            result.timers = self._state.take_timer_change()
+        return result
+
+    def _put_off(self, answer: Later) -> Later:
+        if self._state is not None:
+            self._state.undo()
+        return answer
+
+
+def is_for(client_id: str, topic: str, message: Message) -> bool:
+    """Facts 3.6: a self inbox takes only its owner's messages, every other topic only those of others.
+
+    On shared topics names mean little: every guild's gateway may have the same id. A replayed message is for the one
+    client that it was given up by.
+    """
+    if only := replayed_for(message):
+        return only == client_id
+    if topic.startswith(SHARED_TOPICS):
+        return True
+    own = message.sender.id == client_id.rpartition("$")[2]
+    return own if topic.startswith(SELF_INBOX) else not own
+
+
+def _parsed(entry: Entry) -> Parsed:
+    if entry.body is None:
+        return None, None
+    try:
+        return Message.from_json(entry.body), None
+    except ValueError as error:
+        return None, error

@@ -1,0 +1,101 @@
+"""Subscribing to a backend that keeps no log: one subscription for a topic, however many clients read it."""
+
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from rustic_host.messaging.backend import MessagingBackend
+from rustic_host.messaging.client import Client
+from rustic_host.messaging.handling import Settle
+from rustic_host.messaging.inbox import Inbox
+from rustic_host.messaging.message import Message
+from rustic_host.telemetry.logs import get_logger
+
+log = get_logger(__name__)
+
+
+class PlainSubscriptions:
+    """The clients of an interface by topic; the first of a topic subscribes the backend, the last unsubscribes it.
+
+    Topics carry their namespace here.
+
+    Args:
+        backend: where topics are subscribed.
+        present: hands a client one message, and returns its answer.
+    """
+
+    def __init__(self, backend: MessagingBackend, present: Callable[[Client, Settle, Message], object]) -> None:
+        self._backend, self._present = backend, present
+        self._lock = threading.RLock()
+        self._inboxes: dict[str, Inbox] = {}
+        self._takers: dict[str, dict[str, Inbox]] = {}
+        # A backend that cannot end a subscription is not asked for a second one of the same topic.
+        self._can_end = type(backend).unsubscribe is not MessagingBackend.unsubscribe
+        self.subscribed: set[str] = set()
+        """Topics that the backend is subscribed to."""
+
+    def attend(self, client: Client, settle: Settle, thread: str) -> Inbox:
+        """Hand a client one message at a time, in a thread of that name if it has one, and tell ``settle``."""
+        with self._lock:
+            inbox = Inbox(client, partial(self._present, client, settle), exclusive=True, thread=thread)
+            self._inboxes[client.id] = inbox
+            return inbox
+
+    def join(self, topic: str, client: Client) -> None:
+        """Deliver a topic to a client; in force when it returns."""
+        with self._lock:
+            takers = self._takers.setdefault(topic, {})
+            takers[client.id] = self._inbox(client)
+            if topic not in self.subscribed:
+                self._subscribe(topic, takers)
+
+    def part(self, topic: str, bare: str, client_id: str) -> None:
+        """End delivery of a topic (``bare`` without namespace) to a client; what waits in its inbox is dropped."""
+        with self._lock:
+            takers = self._takers.get(topic, {})
+            if takers.pop(client_id, None) is None:
+                return
+            if not takers:
+                del self._takers[topic]
+                if self._can_end:
+                    self.subscribed.discard(topic)
+                    self._backend.unsubscribe(topic)
+                    log.debug("backend_unsubscribed", topic=topic)
+        if inbox := self._inboxes.get(client_id):
+            inbox.forget([bare])
+
+    def close_inbox(self, client_id: str) -> None:
+        """Drop all that waits for a client; returns when nothing is presented to it any more."""
+        if inbox := self._inboxes.pop(client_id, None):
+            inbox.close()
+
+    def _subscribe(self, topic: str, takers: dict[str, Inbox]) -> None:
+        try:
+            self._backend.subscribe(topic, lambda message: self._hand_out(topic, message))
+        except BaseException:
+            takers.clear()
+            self._takers.pop(topic, None)
+            raise
+        self.subscribed.add(topic)
+        log.debug("backend_subscribed", topic=topic)
+
+    def _hand_out(self, topic: str, message: Message) -> None:
+        """Give each client a message of its own: what one changes nobody else sees."""
+        takers = list(self._takers.get(topic, {}).values())
+        if self._backend.hands_out_copies and takers:
+            *others, last = takers
+        else:
+            others, last = takers, None
+        for taker in others:
+            taker.take(message.model_copy(deep=True))
+        if last:
+            last.take(message)
+
+    def _inbox(self, client: Client) -> Inbox:
+        if client.id not in self._inboxes:
+            self._inboxes[client.id] = Inbox(client, partial(self._present, client, _keep_nothing))
+        return self._inboxes[client.id]
+
+
+def _keep_nothing(message: Message, answer: object) -> None:
+    return
