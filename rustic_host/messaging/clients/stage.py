@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from rustic_host.messaging.client import Client, MessageHandler
 from rustic_host.messaging.message import Message
 
 if TYPE_CHECKING:
     from rustic_host.messaging.clients.pipeline_client import PipelineClient
+
+T = TypeVar("T")
 
 
 class Stage(Client):
@@ -40,6 +43,21 @@ class Stage(Client):
     @abstractmethod
     def process(self, message: Message, then: MessageHandler) -> object:
         """Do this client's part, and call ``then`` or do not; returns the answer."""
+
+
+class FunctionStage(Stage, Generic[T]):
+    """A stage that asks a function about each message; in a spec ``func`` is its dotted name."""
+
+    def __init__(
+        self,
+        func: Callable[[Message], T],
+        *,
+        id: str = "",
+        name: str = "",
+        message_handler: MessageHandler | None = None,
+    ) -> None:
+        super().__init__(id=id, name=name, message_handler=message_handler)
+        self._func = func
 
 
 def _nothing(message: Message) -> None:

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 from rustic_host.errors import MessagingError
 from rustic_host.messaging.client import MessageHandler
-from rustic_host.messaging.clients.stage import Stage
+from rustic_host.messaging.clients.stage import FunctionStage
 from rustic_host.messaging.delivery import Later
 from rustic_host.messaging.message import Message
 
 
-class TransformingClient(Stage):
+class TransformingClient(FunctionStage[Message]):
     """Hands on what ``func`` makes of each message; ``func`` is called once for a message, however often it is put off.
 
     A message that is put off and presented again must be known again, by a :class:`RetryingClient` behind this one for
@@ -24,8 +24,7 @@ class TransformingClient(Stage):
         name: str = "",
         message_handler: MessageHandler | None = None,
     ) -> None:
-        super().__init__(id=id, name=name, message_handler=message_handler)
-        self._func = func
+        super().__init__(func, id=id, name=name, message_handler=message_handler)
         self._put_off: dict[str | None, tuple[int, Message]] = {}  # by topic: the message in hand, and what it became
 
     def process(self, message: Message, then: MessageHandler) -> object:
