@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from rustic_host.errors import MessagingError
@@ -62,6 +62,22 @@ class Client(ABC):
             MessagingError: not connected, or the backend refused or could not be reached.
         """
         self._connected().publish(self, message)
+
+    def publish_now(self, message: Message, key: str) -> Message:
+        """Publish without waiting for the end of the handler; see ``MessagingInterface.publish_now``.
+
+        Raises:
+            MessagingError: not connected, or as there.
+        """
+        return self._connected().publish_now(self, message, key)
+
+    def keep(self, key: str, value: bytes) -> bytes:
+        """Keep a value until the message in hand is committed; see ``MessagingInterface.keep``."""
+        return self._connected().keep(key, value)
+
+    def kept(self) -> Mapping[str, bytes]:
+        """What was published early or kept for the message in hand, also by an earlier run of the handler."""
+        return self._connected().kept()
 
     def publish_to_guild_inbox(self, guild_id: str, message: Message) -> None:
         """Publish to the topic on which other guilds write to ``guild_id``, as :meth:`publish` does.

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from operator import is_
 from typing import Any, Protocol
 
 from rustic_host.errors import MessageExpiredError
+from rustic_host.messaging import in_hand
 from rustic_host.messaging.backend import MessagingBackend
 from rustic_host.messaging.client import Client
 from rustic_host.messaging.dead_letter import DEAD_LETTER_TOPIC, dead_letter, replayed_for, without_mark
-from rustic_host.messaging.delivery import SHARED_TOPICS, Entry, Frame, Kept, Later, Result, frames_of
+from rustic_host.messaging.delivery import SHARED_TOPICS, Entry, Kept, Later, Result, frames_of
 from rustic_host.messaging.gemstone_id import GemstoneGenerator
 from rustic_host.messaging.inbox import ordered
 from rustic_host.messaging.message import Message
-from rustic_host.messaging.pump import TimeKeeper
+from rustic_host.messaging.pump import Pump, TimeKeeper
 from rustic_host.telemetry.logs import get_logger
 
 SELF_INBOX = "agent_self_inbox"
@@ -48,14 +48,6 @@ class StateHolder(TimeKeeper, Protocol):
         """A message is given up: what waits for its being handled must not wait."""
 
 
-class _Outbox(threading.local):
-    """What the handler that runs in this thread has sent; None outside handlers."""
-
-    frames: list[Frame] | None = None
-    messages: list[Message] | None = None
-    """The same over a backend without a log."""
-
-
 class Handling:
     """Delivers one message to one client, for an interface.
 
@@ -74,7 +66,7 @@ class Handling:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.namespace, self.backend, self.generator = namespace, backend, generator
-        self.outbox = _Outbox()
+        self._early: in_hand.EarlyByMessage = {}
         self._wall_clock = wall_clock
 
     def present(
@@ -85,16 +77,20 @@ class Handling:
         What is sent goes out at the end, and is void with Later or a failure.
         """
         topic = message.topic_published_to or ""
-        outer, self.outbox.messages = self.outbox.messages, (sent := list[Message]())
+        hand = in_hand.InMemory(self, (client.id, topic, message.id), self._early)
+        token = in_hand.current.set(hand)
         try:
             answer = self._settled(client, settle, topic, message)
         except Exception as failure:
             log.exception("subscriber_failed", client=client.id, topic=topic, message_id=message.id)
+            hand.forget()
             return self._store_letter(client, message, "failed", failure)
         finally:
-            self.outbox.messages = outer
+            hand.ended = True
+            in_hand.current.reset(token)
         if not isinstance(answer, Later):
-            for each in sent:
+            hand.forget()
+            for each in hand.sent:
                 publish(each)
         return answer
 
@@ -173,6 +169,9 @@ class Reading:
         state: what is kept in the client's commits, if anything is.
     """
 
+    pump: Pump
+    """The loop; set when it is made."""
+
     def __init__(self, handling: Handling, client: Client, state: StateHolder | None) -> None:
         self._handling, self._client, self._state = handling, client, state
         self._ahead: dict[Entry, Parsed] = {}  # with their bytes: ids come again when a server lost some
@@ -185,13 +184,13 @@ class Reading:
             return handling.given_up(client, entry, None, "quarantined", error)
         if late := handling.late(client, entry.topic, message):
             return self._given_up(entry, message, "expired", late)
-        sent: list[Frame] = []
-        handling.outbox.frames = sent
+        hand = in_hand.InLog(handling, entry, self.pump)
+        token = in_hand.current.set(hand)
         try:
             outcome = handling.deliver(client, entry.topic, message)
             if isinstance(outcome, Later):
                 return self._put_off(outcome)
-            result = Result(entry, outcome, sent)
+            result = Result(entry, outcome, hand.frames)
             if self._state is not None:
                 result.state, result.timers = self._state.take_state_change(), self._state.take_timer_change()
             return result
@@ -199,7 +198,8 @@ class Reading:
             log.exception("handler_failed", client=client.id, topic=entry.topic, message_id=message.id)
             return self.give_up(entry, failure)
         finally:
-            handling.outbox.frames = None
+            hand.ended = True
+            in_hand.current.reset(token)
 
     def give_up(self, entry: Entry, error: Exception) -> Result:
         """The dead letter of an entry that cannot be handled; of the message as it came: a handler may change its."""

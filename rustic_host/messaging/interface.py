@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from rustic_host.errors import MessageError, MessagingError
+from rustic_host.messaging import in_hand
 from rustic_host.messaging.client import Client
 from rustic_host.messaging.config import MessagingConfig
-from rustic_host.messaging.delivery import SHARED_TOPICS, frames_of, home_of
+from rustic_host.messaging.delivery import SHARED_TOPICS, home_of
 from rustic_host.messaging.gemstone_id import GemstoneGenerator
 from rustic_host.messaging.handling import Handling, Reading, Settle, StateHolder
 from rustic_host.messaging.inbox import Inbox
@@ -105,13 +106,43 @@ class MessagingInterface:
         """
         if not message.topic_list:
             raise MessageError(f"message {message.id} of {sender.id} names no topic")
-        outbox = self._handling.outbox
-        if outbox.frames is not None:
-            outbox.frames += frames_of(message, shared=self.shared_namespace)
-        elif outbox.messages is not None:
-            outbox.messages.append(message)
+        if hand := in_hand.of(self._handling):
+            hand.publish(message)
         else:
             self.backend.store_copies(self.namespace, message)
+
+    def publish_now(self, sender: Client, message: Message, key: str) -> Message:
+        """Publish without waiting for the end of the handler that runs; returns the message that is stored.
+
+        That is, when the handler runs again for the same message, the one of its first run under the same ``key``
+        (``<handler>|<ordinal>``), and nothing is published again; over a crash too where the backend keeps a log.
+        Outside handlers this is :meth:`publish`, and the key means nothing.
+
+        Raises:
+            MessageError: the message names no topic, or the key has not that form.
+            OwnershipLostError, CommitRefusedError: the message in hand is not the handler's any more; let it end.
+            BackendUnavailableError, BackendRefusedError: as :meth:`publish`; unavailable: the handler will run again.
+        """
+        in_hand.check_key(key)
+        hand = in_hand.of(self._handling)
+        if hand is None or not message.topic_list:
+            self.publish(sender, message)
+            return message
+        return Message.from_json(hand.send_early(key, message.to_json_bytes(), message))
+
+    def keep(self, key: str, value: bytes) -> bytes:
+        """Keep ``value`` until the message in hand is done; returns what was kept first under this key.
+
+        Outside handlers that is ``value``. Raises as :meth:`publish_now`.
+        """
+        in_hand.check_key(key)
+        hand = in_hand.of(self._handling)
+        return hand.send_early(key, value) if hand else value
+
+    def kept(self) -> Mapping[str, bytes]:
+        """What :meth:`publish_now` and :meth:`keep` stored for the message in hand, by key; messages as JSON."""
+        hand = in_hand.of(self._handling)
+        return hand.kept if hand else {}
 
     def publish_to_shared(self, sender: Client, message: Message) -> None:
         """Publish to topics that guilds share, as :meth:`publish` does.
@@ -253,7 +284,7 @@ class MessagingInterface:
 
     def _open(self, client: Client, state: StateHolder | None) -> Pump | None:
         reading = Reading(self._handling, client, state)
-        return self.backend.open_client(
+        pump = self.backend.open_client(
             self.namespace,
             client.id,
             lambda: self.topics_of(client.id),
@@ -263,6 +294,9 @@ class MessagingInterface:
             state,
             None if type(client).order is Client.order else reading.order,
         )
+        if pump is not None:
+            reading.pump = pump
+        return pump
 
     def _subscribers(self, *, shared: bool) -> dict[str, set[str]]:
         known = self._subscriptions.by_topic().items()

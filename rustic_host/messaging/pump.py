@@ -5,12 +5,12 @@ The same loop runs in a worker's main thread and, for users of the library, in a
 
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from random import random
 from typing import Protocol
 
-from rustic_host.errors import BackendUnavailableError, CommitImpossibleError, CommitRefusedError
-from rustic_host.messaging.delivery import Entry, Kept, Later, Result
+from rustic_host.errors import BackendUnavailableError, CommitImpossibleError, CommitRefusedError, OwnershipLostError
+from rustic_host.messaging.delivery import Entry, Frame, Kept, Later, Result
 from rustic_host.messaging.held import Held
 from rustic_host.telemetry.logs import get_logger
 
@@ -44,6 +44,12 @@ class Source(Protocol):
 
     def commit(self, results: Sequence[Result]) -> None:
         """Commit alone."""
+
+    def sent_early(self, entry: Entry) -> Mapping[str, bytes]:
+        """What was kept for an entry in hand, by key."""
+
+    def send_early(self, entry: Entry, key: str, kept: bytes, frames: Sequence[Frame] = ()) -> bytes:
+        """Keep something for an entry in hand and publish with it, at once; returns what is kept."""
 
     def resync(self) -> Kept:
         """Forget what is in hand; what is stored."""
@@ -96,6 +102,8 @@ class Pump:
         self._order = order
         self._held = Held[Entry](clock)
         self._alone = self._refused = False
+        self._uncommitted: list[Result] = []
+        self._interruption: OwnershipLostError | CommitRefusedError | BackendUnavailableError | None = None
         self._stopping = threading.Event()
         self._turned = threading.Condition()
         self._asked = self._taken_up = 0
@@ -125,6 +133,28 @@ class Pump:
         with self._turned:
             self._turned.wait_for(lambda: self._taken_up >= asked or self._stopping.is_set(), timeout)
             return self._taken_up >= asked
+
+    def sent_early(self, entry: Entry) -> Mapping[str, bytes]:
+        """What was kept for the entry in hand, by key; also when it was handled before."""
+        return self._source.sent_early(entry)
+
+    def send_early(self, entry: Entry, key: str, kept: bytes, frames: Sequence[Frame] = ()) -> bytes:
+        """Keep something for the entry in hand and publish with it, at once; returns what is kept.
+
+        What was handled before it is committed first: so order is kept, and nothing waits for a slow handler.
+
+        Raises:
+            OwnershipLostError, CommitRefusedError, BackendUnavailableError: what the handler did is void, whatever it
+                makes of the error; the loop ends, or begins anew with what is stored.
+            BackendRefusedError: it cannot be stored, and nothing is.
+        """
+        try:
+            self._commit(self._uncommitted)
+            self._uncommitted.clear()
+            return self._source.send_early(entry, key, kept, frames)
+        except (OwnershipLostError, CommitRefusedError, BackendUnavailableError) as error:
+            self._interruption = error
+            raise
 
     def close(self) -> None:
         """Let go of the source; call it after :meth:`run` has returned."""
@@ -223,7 +253,7 @@ class Pump:
 
     def _work(self, entries: Sequence[Entry]) -> list[Result]:
         """Handle entries; returns the results that are not committed yet."""
-        results: list[Result] = []
+        results = self._uncommitted = []
         opened, frames, size = self._clock(), 0, 0
         for entry in entries:
             if self._stopping.is_set():
@@ -236,11 +266,13 @@ class Pump:
             late = self._clock() - opened > COMMIT_AFTER_SECONDS
             if (late or frames >= COMMIT_FRAMES or size >= COMMIT_BYTES) and entry is not entries[-1]:
                 self._commit(results)
-                results, opened, frames, size = [], self._clock(), 0, 0
+                results.clear()
+                opened, frames, size = self._clock(), 0, 0
         return results
 
     def _work_alone(self, entries: Sequence[Entry]) -> list[Result]:
         """After an impossible commit: a commit for each message, so that the one at fault does not hold up the rest."""
+        self._uncommitted = []
         for entry in entries:
             if self._stopping.is_set():
                 break
@@ -271,6 +303,9 @@ class Pump:
         self.busy_since = self._clock()
         result = self._handle(entry)
         self.busy_since = None
+        interruption, self._interruption = self._interruption, None
+        if interruption is not None:
+            raise interruption
         if isinstance(result, Later):
             self._held.hold(entry.topic, entry, result.seconds)
             return None

@@ -7,8 +7,9 @@ a rule closes.
 import json
 import os
 import secrets
+import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from pydantic_core import to_json
@@ -24,8 +25,9 @@ from rustic_host.errors import (
     OwnershipLostError,
 )
 from rustic_host.messaging import counts
-from rustic_host.messaging.delivery import Entry, Kept, Result, home_of
+from rustic_host.messaging.delivery import Entry, Frame, Kept, Result, home_of
 from rustic_host.messaging.redis.config import RedisBackendConfig
+from rustic_host.messaging.redis.early import EarlySends, field_of
 from rustic_host.messaging.redis.link import Argument, Link, Script
 from rustic_host.messaging.redis.publisher import frame_args, frame_keys
 
@@ -47,7 +49,8 @@ SERVER_TICK_SECONDS = 0.1
 POLL_SECONDS = 0.01
 """Time between two reads that do not block, while something that is held is due sooner than the server would say."""
 
-CLAIM, COMMIT, PENDING, SUBSCRIBE = (Script(name) for name in ("claim", "commit", "pending", "subscribe"))
+CLAIM, COMMIT, EARLY = Script("claim"), Script("commit"), Script("early")
+PENDING, SUBSCRIBE = Script("pending"), Script("subscribe")
 CONSUMER = "rustic-host"
 """Each group has one consumer only; who may use it is said by the owner token."""
 
@@ -84,6 +87,9 @@ class Consumer:
         self._link = Link(config, f"rustic-host:{client_id}")
         self._client_key = self._keys.client_key(namespace, client_id)
         self._state_key = self._keys.state_key(namespace, client_id)
+        self._early_key = self._keys.early_key(namespace, client_id)
+        self._early = EarlySends()
+        self._lock = threading.Lock()
         self._logs: dict[str, str] = {}
         self._topics: dict[bytes, str] = {}
         self._reread = True
@@ -168,6 +174,36 @@ class Consumer:
             command = self._commit_command(results)
             self._link.send(command)
             self._committed(self._link.receive_script(COMMIT, command), results)
+
+    def sent_early(self, entry: Entry) -> Mapping[str, bytes]:
+        """What :meth:`send_early` stored for an entry in hand, by key; also by a process before this one."""
+        return self._early.of(entry)
+
+    def send_early(self, entry: Entry, key: str, kept: bytes, frames: Sequence[Frame] = ()) -> bytes:
+        """Keep something for an entry in hand, and publish with it, before the entry is committed; once for a key.
+
+        Threads of one handler may share it. Returns what is kept: ``kept``, or what was kept before, and then nothing
+        is published. It stays until the entry's commit.
+
+        Raises:
+            CommitRefusedError: the entry is no longer ours to handle; nothing is stored.
+            OwnershipLostError, BackendUnavailableError: as :meth:`read`.
+            BackendRefusedError: a key that it would write is of a wrong type; nothing is stored.
+        """
+        name = field_of(entry, key)
+        script_keys: list[Argument] = [self._client_key, self._keys.counts_key(self.namespace), self._early_key]
+        script_keys.append(self._log(entry.topic))
+        args: list[Argument] = [self._token, self.client_id, entry.entry_id, self._ttl, name, kept]
+        for frame in frames:
+            script_keys += frame_keys(self._keys, self.namespace, frame)
+            args += frame_args(frame)
+        with self._lock:
+            reply = self._link.run(EARLY, script_keys, args)
+            if not reply[0] and reply[1] == b"gone":
+                raise CommitRefusedError(f"{self.client_id}: sending early refused (gone {entry.entry_id})")
+            stored: bytes = self._checked(reply)[0]
+            self._early.add(entry, key, stored)
+        return stored
 
     def resync(self) -> Kept:
         """After a refused commit: forget what is in hand, read pending again, and return what is stored."""
@@ -292,15 +328,23 @@ class Consumer:
     def _read_pending(self, wait: float | None, held: Collection[str]) -> list[Entry]:
         """All that is pending, page by page, then new messages may be read again (A3: pending before new)."""
         entries: list[Entry] = []
+        self._early.load(self._early_fields())
         for topic, log in self._logs.items():
             last = "0"
             while page := self._page(log, last):
                 entries += (_entry(topic, row) for row in page)
                 last = page[-1][0].decode()
+        if orphans := self._early.take_orphans(self._logs, entries):
+            self._link.call("HDEL", self._early_key, *orphans)
         self._reread = False
         self._in_hand = len(entries)
         self._checked_at = self._clock()
         return sorted(entries, key=_arrival) if entries else self.read(wait=wait, held=held)
+
+    def _early_fields(self) -> dict[bytes, bytes]:
+        """Read before the pending entries: so none of an entry that is delivered meanwhile is taken for an orphan."""
+        flat = self._link.call("HGETALL", self._early_key)
+        return dict(zip(flat[::2], flat[1::2], strict=True))
 
     def _page(self, log: str, after: str) -> list[Any]:
         group: list[Argument] = ["XREADGROUP", "GROUP", self.client_id, CONSUMER]
@@ -344,11 +388,12 @@ class Consumer:
             for frame in result.outputs:
                 script_keys += frame_keys(self._keys, self.namespace, frame)
                 outputs += frame_args(frame)
+        early = self._early.fields(result.entry for result in results)
         expected, body = ("", b"") if state is None else (self._version, to_json(state))
         counted = [part for pair in increments.items() for part in pair]
         head: list[Argument] = [self._token, self.client_id, self._ttl, len(logs), len(results), len(increments)]
         kept: list[Argument] = [expected, body, changes, b"" if timers is None else to_json(timers)]
-        return COMMIT.command(script_keys, [*head, *kept, *acks, *counted, *outputs])
+        return COMMIT.command(script_keys, [*head, *kept, len(early), *early, *acks, *counted, *outputs])
 
     def _committed(self, reply: Any, results: Sequence[Result]) -> None:
         if not reply[0] and reply[1] in (b"gone", b"state"):
@@ -360,13 +405,15 @@ class Consumer:
         if any(result.state is not None for result in results):
             self._version = version
         self._in_hand -= len(results)
+        for result in results:
+            self._early.forget(result.entry)
 
     def _log(self, topic: str) -> str:
         return self._keys.topic_keys(home_of(topic, self.namespace, self._shared), topic).log
 
-    def _own_keys(self) -> tuple[str, str, str]:
+    def _own_keys(self) -> tuple[str, str, str, str]:
         """The keys that every commit of this client needs, whatever it publishes."""
-        return self._client_key, self._keys.counts_key(self.namespace), self._state_key
+        return self._client_key, self._keys.counts_key(self.namespace), self._state_key, self._early_key
 
     def _checked(self, reply: Any) -> Any:
         """The answers of a script, or the error that its refusal stands for."""

@@ -5,21 +5,25 @@
 -- KEYS[1]        HASH    the client: owner token, group marks
 -- KEYS[2]        HASH    exact counts, field -> integer
 -- KEYS[3]        HASH    the client's own state: version, state (JSON), timers (JSON)
--- KEYS[4..3+L]   STREAM  the logs that entries are acknowledged in
+-- KEYS[4]        HASH    what handlers of the client sent early; see early.lua
+-- KEYS[5..4+L]   STREAM  the logs that entries are acknowledged in
 -- then four keys for each output, as in publish.lua: log, seen, store, index
 -- ARGV[1] owner token   ARGV[2] group   ARGV[3] index TTL, seconds
 -- ARGV[4] L, logs   ARGV[5] A, acknowledgements   ARGV[6] C, counts
 -- ARGV[7] state version expected, or '' when the state is left alone   ARGV[8] the new state, JSON
 -- ARGV[9] by how much the version grows (changes of the state in the batch)   ARGV[10] the new timers, JSON, or '' when they are left alone
--- then A x (index of the log 1..L, entry id), C x (field, increment), and for each output: score, digest, JSON, count field
+-- ARGV[11] E, fields of the early sends that are done with
+-- then E x field, A x (index of the log 1..L, entry id), C x (field, increment), and for each output: score, digest, JSON, count field
 --
 -- Returns {1, state version}, or {0, why, detail} with nothing changed; why is
 --   owner (another token), unclaimed (no token: data was lost), type (detail = key), gone (detail = entry id: not pending), state (detail = version found).
 local token, group, ttl = ARGV[1], ARGV[2], ARGV[3]
 local logs, acks, increments = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local expected, state, changes, timers = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
-local outputs = (#KEYS - 3 - logs) / 4
-local first_ack, first_count = 11, 11 + 2 * acks
+local early = tonumber(ARGV[11])
+local outputs = (#KEYS - 4 - logs) / 4
+local first_ack = 12 + early
+local first_count = first_ack + 2 * acks
 local first_output = first_count + 2 * increments
 
 local function wrong_type(key, want)
@@ -27,7 +31,7 @@ local function wrong_type(key, want)
   return kind ~= 'none' and kind ~= want
 end
 
-for i = 1, 3 do
+for i = 1, 4 do
   if wrong_type(KEYS[i], 'hash') then return {0, 'type', KEYS[i]} end
 end
 local owner = redis.call('HGET', KEYS[1], 'token')
@@ -35,27 +39,28 @@ if owner ~= token then return {0, owner and 'owner' or 'unclaimed', ''} end
 local version = tonumber(redis.call('HGET', KEYS[3], 'version') or '0')
 if expected ~= '' and version ~= tonumber(expected) then return {0, 'state', tostring(version)} end
 for i = 0, outputs - 1 do
-  local k = 4 + logs + 4 * i
+  local k = 5 + logs + 4 * i
   if wrong_type(KEYS[k], 'stream') then return {0, 'type', KEYS[k]} end
   if wrong_type(KEYS[k + 1], 'zset') then return {0, 'type', KEYS[k + 1]} end
   if wrong_type(KEYS[k + 2], 'zset') then return {0, 'type', KEYS[k + 2]} end
 end
 for i = 0, acks - 1 do
-  local log, id = KEYS[3 + tonumber(ARGV[first_ack + 2 * i])], ARGV[first_ack + 2 * i + 1]
+  local log, id = KEYS[4 + tonumber(ARGV[first_ack + 2 * i])], ARGV[first_ack + 2 * i + 1]
   local pending = redis.pcall('XPENDING', log, group, id, id, 1)
   if pending.err or #pending == 0 then return {0, 'gone', id} end
 end
 
 for i = 0, acks - 1 do
-  redis.call('XACK', KEYS[3 + tonumber(ARGV[first_ack + 2 * i])], group, ARGV[first_ack + 2 * i + 1])
+  redis.call('XACK', KEYS[4 + tonumber(ARGV[first_ack + 2 * i])], group, ARGV[first_ack + 2 * i + 1])
 end
+for i = 12, 11 + early do redis.call('HDEL', KEYS[4], ARGV[i]) end
 local counts = {}
 for i = 0, increments - 1 do
   local field = ARGV[first_count + 2 * i]
   counts[field] = (counts[field] or 0) + tonumber(ARGV[first_count + 2 * i + 1])
 end
 for i = 0, outputs - 1 do
-  local k, a = 4 + logs + 4 * i, first_output + 4 * i
+  local k, a = 5 + logs + 4 * i, first_output + 4 * i
   local score, digest, json, field = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
   if redis.call('ZADD', KEYS[k + 1], 'NX', score, digest) == 1 then
     redis.call('SET', KEYS[k + 3], json, 'EX', ttl)

@@ -1,0 +1,121 @@
+"""The message that a client handles: what its handler has sent for the end, and what it has sent early."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Protocol
+
+from rustic_host.errors import MessageError
+from rustic_host.messaging.backend import MessagingBackend
+from rustic_host.messaging.delivery import Entry, Frame, frames_of
+from rustic_host.messaging.message import Message
+from rustic_host.messaging.pump import Pump
+
+EarlyByMessage = dict[tuple[str, str, int], dict[str, bytes]]
+"""Early sends over a backend without a log: by client, topic and message id."""
+
+
+class Owner(Protocol):
+    """What delivers messages to handlers."""
+
+    namespace: str
+    backend: MessagingBackend
+
+
+class InHand(ABC):
+    """One message in a handler. ``owner`` is what delivers it."""
+
+    __slots__ = ("ended", "owner")
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner = owner
+        self.ended = False
+
+    @property
+    @abstractmethod
+    def kept(self) -> Mapping[str, bytes]:
+        """What was sent early or kept for the message, by key."""
+
+    @abstractmethod
+    def publish(self, message: Message) -> None:
+        """Publish when the handler has ended."""
+
+    @abstractmethod
+    def send_early(self, key: str, kept: bytes, message: Message | None = None) -> bytes:
+        """Keep something at once, and publish ``message`` with it; returns what is kept. Once for a key."""
+
+
+class InLog(InHand):
+    """Of a durable client."""
+
+    __slots__ = ("_entry", "_pump", "frames")
+
+    def __init__(self, owner: Owner, entry: Entry, pump: Pump) -> None:
+        super().__init__(owner)
+        self._entry, self._pump = entry, pump
+        self.frames: list[Frame] = []
+
+    @property
+    def kept(self) -> Mapping[str, bytes]:
+        """As stored."""
+        return self._pump.sent_early(self._entry)
+
+    def publish(self, message: Message) -> None:
+        """With the commit."""
+        self.frames += frames_of(message, shared=self.owner.backend.shared_namespace)
+
+    def send_early(self, key: str, kept: bytes, message: Message | None = None) -> bytes:
+        """In the store."""
+        frames = frames_of(message, shared=self.owner.backend.shared_namespace) if message else []
+        return self._pump.send_early(self._entry, key, kept, frames)
+
+
+class InMemory(InHand):
+    """Over a backend without a log: kept until the message is done, by this process."""
+
+    __slots__ = ("_all", "_at", "sent")
+
+    def __init__(self, owner: Owner, at: tuple[str, str, int], kept: EarlyByMessage) -> None:
+        super().__init__(owner)
+        self._at, self._all = at, kept
+        self.sent: list[Message] = []
+
+    @property
+    def kept(self) -> Mapping[str, bytes]:
+        """By an earlier attempt, or by this one."""
+        return self._all.get(self._at, {})
+
+    def publish(self, message: Message) -> None:
+        """After the handler."""
+        self.sent.append(message)
+
+    def send_early(self, key: str, kept: bytes, message: Message | None = None) -> bytes:
+        """At once."""
+        of_this = self._all.setdefault(self._at, {})
+        if key not in of_this:
+            if message:
+                self.owner.backend.store_copies(self.owner.namespace, message)
+            of_this[key] = kept
+        return of_this[key]
+
+    def forget(self) -> None:
+        """The message is done."""
+        self._all.pop(self._at, None)
+
+
+# Not of a thread: a handler may publish in the threads and tasks that it waits for, and these take over its context.
+current: ContextVar[InHand | None] = ContextVar("in_hand", default=None)
+
+
+def of(owner: Owner) -> InHand | None:
+    """The message that is being handled here, if ``owner`` delivered it."""
+    found = current.get()
+    return found if found is not None and found.owner is owner and not found.ended else None
+
+
+def check_key(key: str) -> None:
+    """Raise MessageError for a key of an early send that is not ``<handler>|<ordinal>``."""
+    if key.count("|") != 1:
+        raise MessageError(f"the key of an early send is <handler>|<ordinal>, not {key!r}")
