@@ -96,6 +96,7 @@ class Gateway:
     async def metrics(self) -> bytes:
         """Prometheus text; raises :class:`BackendUnavailableError` when the exact counts cannot be read."""
         published: dict[tuple[str, str], int] = {}
+        imported: dict[tuple[str, str], int] = {}
         processed: dict[tuple[str, str, str, str], int] = {}
         for guild, supervisor in self._host.supervisors.items():
             names = {f"{guild}${record.spec.id}": record.spec.name for record in supervisor.agents.values()}
@@ -103,11 +104,14 @@ class Gateway:
             for count, value in (await self._host.buses.of(guild).counts(guild)).items():
                 if count.kind == "published":
                     published[guild, count.topic] = value
+                elif count.kind == "imported":
+                    imported[guild, count.topic] = value
                 else:
                     agent = names.get(count.client_id, count.client_id)
                     processed[guild, count.topic, agent, count.outcome] = value
         self._snapshot = MetricsSnapshot(
             published=published,
+            imported=imported,
             processed=processed,
             subscriptions=self._subscriptions(),
             agent_up={(guild, r.spec.name): int(r.status == "running") for guild, r in self._records()},

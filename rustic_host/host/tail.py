@@ -78,7 +78,8 @@ class Tail:
         """Ring at each notification; also once when the subscription is in force."""
         pubsub = self._redis.pubsub()
         try:
-            await pubsub.psubscribe(f"{_escaped(self._keys.prefix + self._namespace)}:*")
+            await pubsub.subscribe(self._keys.imports_channel(self._namespace))
+            await pubsub.psubscribe(self._keys.store_pattern(self._namespace))
             async for _ in pubsub.listen():
                 self._bell.set()
         finally:
@@ -149,8 +150,3 @@ def _id_of(body: bytes) -> object:
 
 def _arrival(entry_id: bytes) -> tuple[int, ...]:
     return tuple(int(part) for part in entry_id.split(b"-"))
-
-
-def _escaped(namespace: str) -> str:
-    """A namespace as a literal part of a pattern."""
-    return "".join(f"\\{c}" if c in "*?[]^\\" else c for c in namespace)

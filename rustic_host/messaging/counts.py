@@ -12,7 +12,7 @@ class Count(NamedTuple):
     """One count, parsed from its name."""
 
     kind: str
-    """``published`` or ``processed``."""
+    """``published``, ``imported`` (those of the published ones that others stored) or ``processed``."""
     topic: str
     client_id: str = ""
     outcome: str = ""
@@ -22,6 +22,12 @@ class Count(NamedTuple):
 def published(topic: str) -> str:
     """Messages stored on ``topic``."""
     return json.dumps(["published", topic], ensure_ascii=False, separators=(",", ":"))
+
+
+@lru_cache(maxsize=65536)
+def imported(topic: str) -> str:
+    """Messages of ``topic`` that others stored and a bridge took into the log."""
+    return json.dumps(["imported", topic], ensure_ascii=False, separators=(",", ":"))
 
 
 @lru_cache(maxsize=65536)

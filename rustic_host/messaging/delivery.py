@@ -30,9 +30,14 @@ class Frame(NamedTuple):
     body: bytes
     """The JSON."""
     digest: bytes
-    """Identity of the copy: ids collide across senders, bytes do not."""
+    """See :func:`digest_of`."""
     namespace: str = ""
     """Where the topic lies, when that is not the publisher's own namespace."""
+
+
+def digest_of(body: bytes) -> bytes:
+    """Identity of a copy: ids collide across senders, bytes do not."""
+    return blake2b(body, digest_size=DIGEST_BYTES).digest()
 
 
 def frames_of(message: Message, only: str | None = None, shared: str = "") -> list[Frame]:
@@ -40,8 +45,8 @@ def frames_of(message: Message, only: str | None = None, shared: str = "") -> li
     frames = []
     for topic in dict.fromkeys(message.topic_list) if only is None else [only]:
         body = message.published_to(topic).to_json_bytes()
-        digest = blake2b(body, digest_size=DIGEST_BYTES).digest()
-        frames.append(Frame(topic, message.id, int(message.timestamp), body, digest, home_of(topic, "", shared)))
+        home = home_of(topic, "", shared)
+        frames.append(Frame(topic, message.id, int(message.timestamp), body, digest_of(body), home))
     return frames
 
 

@@ -30,6 +30,8 @@ class MetricsSnapshot:
 
     published: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Messages published since the guild exists, by (guild, topic)."""
+    imported: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Those of the published messages that others stored and a bridge took into the log, by (guild, topic)."""
     processed: Mapping[tuple[str, str, str, str], int] = field(default_factory=dict)
     """Messages handled since the guild exists, by (guild, topic, agent, outcome)."""
     subscriptions: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -96,6 +98,7 @@ class HostCollector(Collector):
         self._version = version
         self._cap = LabelCap(topic_cap)
         self._published = _Counter()
+        self._imported = _Counter()
         self._processed = _Counter()
         self._restarts = _Counter()
         self._dropped = _Counter()
@@ -108,6 +111,12 @@ class HostCollector(Collector):
             "Messages published.",
             ("guild", "topic"),
             self._published.update(self._capped("published", now.published)),
+        )
+        yield _counter(
+            "rustic_messages_imported",
+            "Published messages that others stored and that were taken into the log.",
+            ("guild", "topic"),
+            self._imported.update(self._capped("imported", now.imported)),
         )
         yield _counter(
             "rustic_messages_processed",

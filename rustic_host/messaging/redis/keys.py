@@ -50,6 +50,15 @@ class Keys:
         """HASH of what a client's handlers sent before their end, by entry, handler and ordinal."""
         return f"{self.prefix}rustic-host:{namespace}:early:{client_id}"
 
+    def store_pattern(self, namespace: str) -> str:
+        """Matches the stores, and the channels, of all topics of a namespace."""
+        literal = "".join(f"\\{c}" if c in "*?[]^\\" else c for c in self.prefix + namespace)
+        return f"{literal}:*"
+
+    def imports_channel(self, namespace: str) -> str:
+        """Pub/Sub channel that says that a bridge took something into a log: its own notice came too early."""
+        return f"{self.prefix}rustic-host:{namespace}:imports"
+
     def slots_key(self) -> str:
         """ZSET of leased id slots, one for the whole server."""
         return f"{self.prefix}rustic-host:id-slots"

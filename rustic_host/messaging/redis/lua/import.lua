@@ -1,0 +1,36 @@
+-- Take what others stored on one topic into its log: each member once, however many bridges try.
+--
+-- KEYS[1]  HASH    exact counts, field -> integer
+-- KEYS[2]  STREAM  log of the topic, in arrival order (field m = JSON)
+-- KEYS[3]  ZSET    digests of what is in the log, score = timestamp ms
+-- KEYS[4]  ZSET    the documented store, score = timestamp ms, member = JSON
+-- ARGV[1]  count field 'published'   ARGV[2]  count field 'imported'
+-- ARGV[3]  Pub/Sub channel that tells readers without a group
+-- ARGV[4+2i]  digest, JSON of a member; one that the store has not (any more) is left out
+--
+-- Returns {1, members that were new}, or {0, 'type', key}.
+local function wrong_type(key, want)
+  local kind = redis.call('TYPE', key).ok
+  return kind ~= 'none' and kind ~= want
+end
+
+if wrong_type(KEYS[1], 'hash') then return {0, 'type', KEYS[1]} end
+if wrong_type(KEYS[2], 'stream') then return {0, 'type', KEYS[2]} end
+if wrong_type(KEYS[3], 'zset') then return {0, 'type', KEYS[3]} end
+if wrong_type(KEYS[4], 'zset') then return {0, 'type', KEYS[4]} end
+
+local new = 0
+for i = 4, #ARGV, 2 do
+  local digest, json = ARGV[i], ARGV[i + 1]
+  local score = redis.call('ZSCORE', KEYS[4], json)
+  if score and redis.call('ZADD', KEYS[3], 'NX', score, digest) == 1 then
+    redis.call('XADD', KEYS[2], '*', 'm', json)
+    new = new + 1
+  end
+end
+if new > 0 then
+  redis.call('HINCRBY', KEYS[1], ARGV[1], new)
+  redis.call('HINCRBY', KEYS[1], ARGV[2], new)
+  redis.pcall('PUBLISH', ARGV[3], '')
+end
+return {1, new}
