@@ -1,10 +1,12 @@
 """``python -m tests.chaos``: hurt a guild at work, and see that nothing was lost and nothing came twice."""
 
 import argparse
+import math
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,6 +14,8 @@ from rustic_host.telemetry.logs import configure_logging
 from tests.chaos.faults import KINDS
 from tests.chaos.run import RATE, Report, run_chaos
 from tests.system.need import valkey_binary
+
+SEGMENT_FAULTS = 50
 
 BINARIES: dict[str, Path | str] = {"valkey": valkey_binary(), "redis": "redis-server"}
 
@@ -24,14 +28,11 @@ def main() -> int:
     configure_logging(format="console", level="ERROR")
     servers = arguments.server or ["valkey", *(["redis"] if shutil.which("redis-server") else [])]
     total, began = Report(), time.monotonic()
-    for i, server in enumerate(servers):
-        share = (arguments.faults + i) // len(servers)
-        print(f"-- {server}: {share} faults, seed {arguments.seed}", flush=True)
-        total.add(
-            run_chaos(
-                share, arguments.seed, BINARIES[server], kinds=arguments.kind or (), rate=arguments.rate, say=_say
-            )
-        )
+    kinds, rate = arguments.kind or (), arguments.rate
+    for i, (server, share) in enumerate(segments(arguments.faults, servers)):
+        seed = arguments.seed + i // len(servers)
+        print(f"-- {server}: {share} faults, seed {seed}", flush=True)
+        total.add(run_chaos(share, seed, BINARIES[server], kinds=kinds, rate=rate, say=_say, keep=arguments.keep))
     print(total.table())
     print(f"{time.monotonic() - began:.0f} s in all, {total.jobs / max(total.feeding_seconds, 1e-9):.0f} jobs a second")
     for wrong in total.verdict.wrong:
@@ -40,12 +41,19 @@ def main() -> int:
     return 0 if total.good else 1
 
 
+def segments(faults: int, servers: Sequence[str]) -> list[tuple[str, int]]:
+    """Which server gets how many faults: each segment is a guild and a server of its own, which bounds their size."""
+    number = min(faults, len(servers) * math.ceil(faults / (len(servers) * SEGMENT_FAULTS)))
+    return [(servers[i % len(servers)], (faults + i) // number) for i in range(number)]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
     parser.add_argument("--faults", type=int, default=40, help="how many that count, over all servers")
     parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same plan of faults")
     parser.add_argument("--rate", type=float, default=RATE, help="jobs a second")
     parser.add_argument("--server", action="append", choices=[*BINARIES], help="default: one after the other")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep logs and data of what went wrong here")
     parser.add_argument("--kind", action="append", choices=[*KINDS], help="only these kinds")
     return parser
 

@@ -1,5 +1,6 @@
 """One run: faults on a guild at work, until so many have counted; then everything is compared."""
 
+import shutil
 import statistics
 import tempfile
 import time
@@ -76,8 +77,12 @@ def run_chaos(
     kinds: Sequence[str] = (),
     rate: float = RATE,
     say: Callable[[str], None] = print,
+    keep: Path | None = None,
 ) -> Report:
-    """Run the guild on a server of its own, with so many faults that count. Never raises for a broken promise."""
+    """Run the guild on a server of its own, with so many faults that count. Never raises for a broken promise.
+
+    ``keep``: a folder that the data and logs of a run that went wrong are copied into.
+    """
     report, began = Report(), time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp") as folder,
@@ -98,6 +103,9 @@ def run_chaos(
         report.verdict.add(judge(system.raw, 0, system.feeder.fed))
         if code := system.host.stop():
             report.verdict.wrong.append(f"the host ended with exit code {code}")
+        if keep is not None and not report.good:
+            shutil.copytree(folder, keep / f"seed-{seed}" / "server", dirs_exist_ok=True)
+            shutil.copy(system.host.log, keep / f"seed-{seed}")
     report.seconds = time.monotonic() - began
     return report
 
@@ -105,6 +113,7 @@ def run_chaos(
 def _hurt(
     system: System, report: Report, faults: int, seed: int, kinds: Sequence[str], say: Callable[[str], None]
 ) -> None:
+    began = time.monotonic()
     system.await_progress([*system.done()], dict.fromkeys(system.done(), 0))
     for fault in plan(seed, kinds):
         if report.faults == faults:
@@ -116,4 +125,4 @@ def _hurt(
             continue
         report.faults += 1
         report.recoveries[fault.kind].append(recovery)
-        say(f"{report.faults:>4} {fault}: {recovery:.2f} s")
+        say(f"{report.faults:>4} at {time.monotonic() - began:5.1f} s  {fault}: {recovery:.2f} s")

@@ -428,6 +428,8 @@ class Consumer:
             raise OwnershipLostError(f"{self.client_id} is owned by another process now")
         if why == "lost":
             raise GroupLostError(f"the group of {self.client_id} in {detail[1].decode()} was destroyed")
+        if why == "acl":
+            raise BackendRefusedError(f"{self._link.where}: its user may not {detail[1].decode()}; nothing was done")
         raise BackendRefusedError(f"{self._link.where}: {why}: {detail[1].decode()}")
 
 

@@ -28,6 +28,9 @@ may have lost it."""
 RESEND_MAX_AGE_SECONDS = 3600.0
 """Older messages are not stored again: retention may have trimmed the digest that would keep them from doubling."""
 
+RETRY_MAX_SECONDS = 0.4
+"""Longest pause between attempts, before up to half as much again by chance."""
+
 PUBLISH = Script("publish")
 
 T = TypeVar("T")
@@ -133,7 +136,7 @@ class Publisher:
                 left = give_up - self._clock()
                 if left <= 0 or self._closed.wait(min(left, delay * random.uniform(0.5, 1.5))):
                     raise
-                delay = min(delay * 2, 1.0)
+                delay = min(delay * 2, RETRY_MAX_SECONDS)
 
     def _reconnect(self) -> None:
         self._link.connect()
@@ -157,9 +160,9 @@ class Publisher:
             args += frame_args(frame)
         done, *detail = self._link.run(PUBLISH, script_keys, args)
         if not done:
-            raise BackendRefusedError(
-                f"{self._link.where}: key {detail[1].decode()} is of a wrong type; nothing stored"
-            )
+            why, what = (part.decode() for part in detail)
+            wrong = f"its user may not {what}" if why == "acl" else f"key {what} is of a wrong type"
+            raise BackendRefusedError(f"{self._link.where}: {wrong}; nothing stored")
 
     def _remember(self, namespace: str, frames: Iterable[Frame]) -> None:
         now = self._clock()

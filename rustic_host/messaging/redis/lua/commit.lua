@@ -16,7 +16,7 @@
 -- then E x field, A x (index of the log 1..L, entry id), C x (field, increment), and for each output: score, digest, JSON, count field
 --
 -- Returns {1, state version}, or {0, why, detail} with nothing changed; why is
---   owner (another token), unclaimed (no token: data was lost), type (detail = key), gone (detail = entry id: not pending), state (detail = version found).
+--   owner (another token), unclaimed (no token: data was lost), type (detail = key), gone (detail = entry id: not pending), state (detail = version found), acl (detail = command that the user may not use).
 local token, group, ttl = ARGV[1], ARGV[2], ARGV[3]
 local logs, acks, increments = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local expected, state, changes, timers = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
@@ -48,6 +48,24 @@ for i = 0, acks - 1 do
   local log, id = KEYS[4 + tonumber(ARGV[first_ack + 2 * i])], ARGV[first_ack + 2 * i + 1]
   local pending = redis.pcall('XPENDING', log, group, id, id, 1)
   if pending.err or #pending == 0 then return {0, 'gone', id} end
+end
+
+local function may_not(...)
+  return redis.acl_check_cmd and not redis.acl_check_cmd(...)
+end
+
+if may_not('XACK', KEYS[4], group, '0-0') then return {0, 'acl', 'XACK'} end
+if may_not('HINCRBY', KEYS[2], 'n', 1) then return {0, 'acl', 'HINCRBY'} end
+if may_not('HSET', KEYS[3], 'state', '') then return {0, 'acl', 'HSET'} end
+if outputs > 0 then
+  local k = 4 + logs
+  if may_not('ZADD', KEYS[k + 1], 'NX', 0, '') then return {0, 'acl', 'ZADD'} end
+  if may_not('SET', KEYS[k + 3], '', 'EX', 1) then return {0, 'acl', 'SET'} end
+  if may_not('XADD', KEYS[k], '*', 'm', '') then return {0, 'acl', 'XADD'} end
+end
+for i = 0, outputs - 1 do
+  local channel = KEYS[6 + logs + 4 * i]
+  if may_not('PUBLISH', channel, '') then return {0, 'acl', 'PUBLISH'} end
 end
 
 for i = 0, acks - 1 do

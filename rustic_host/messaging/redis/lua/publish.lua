@@ -8,7 +8,8 @@
 -- ARGV[1]      TTL of the index, seconds
 -- ARGV[2+4i]   score, digest, JSON, count field of the copy
 --
--- Returns {1, copies stored} (fewer than given: the others were stored before), or {0, 'type', key}.
+-- Returns {1, copies stored} (fewer than given: the others were stored before), or, with nothing stored, {0, 'type', key}
+-- or {0, 'acl', command} (the user may not).
 local function wrong_type(key, want)
   local kind = redis.call('TYPE', key).ok
   return kind ~= 'none' and kind ~= want
@@ -20,6 +21,18 @@ for i = 0, copies - 1 do
   if wrong_type(KEYS[2 + 4 * i], 'stream') then return {0, 'type', KEYS[2 + 4 * i]} end
   if wrong_type(KEYS[3 + 4 * i], 'zset') then return {0, 'type', KEYS[3 + 4 * i]} end
   if wrong_type(KEYS[4 + 4 * i], 'zset') then return {0, 'type', KEYS[4 + 4 * i]} end
+end
+
+local function may_not(...)
+  return redis.acl_check_cmd and not redis.acl_check_cmd(...)
+end
+
+if may_not('ZADD', KEYS[3], 'NX', 0, '') then return {0, 'acl', 'ZADD'} end
+if may_not('SET', KEYS[5], '', 'EX', 1) then return {0, 'acl', 'SET'} end
+if may_not('XADD', KEYS[2], '*', 'm', '') then return {0, 'acl', 'XADD'} end
+if may_not('HINCRBY', KEYS[1], 'n', 1) then return {0, 'acl', 'HINCRBY'} end
+for i = 0, copies - 1 do
+  if may_not('PUBLISH', KEYS[4 + 4 * i], '') then return {0, 'acl', 'PUBLISH'} end
 end
 
 local stored, counts = 0, {}

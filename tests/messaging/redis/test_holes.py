@@ -1,0 +1,80 @@
+"""Holes of earlier designs (``docs/promises.md``) that no other test of the bus shows to be closed."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+import rustic_host
+from rustic_host.errors import BackendUnavailableError, CommitRefusedError, GroupLostError
+from rustic_host.messaging.delivery import frames_of
+from rustic_host.messaging.redis import keys
+from tests.messaging.bus import CLIENT, Bus, forward, message, numbers
+from tests.system.servers import RedisServer
+
+AHEAD = "99999999999999-1"
+"""An entry id far ahead of any clock, so that the server gives it again when it has forgotten the first."""
+
+
+def add_ahead(bus: Bus, n: int) -> None:
+    (frame,) = frames_of(message("t", {"n": n}))
+    bus.raw.xadd(bus.log(), {"m": frame.body}, id=AHEAD)
+
+
+def forget_since(server: RedisServer, size: int) -> None:
+    """Kill the server, and lose the end of its file, from ``size`` on."""
+    server.kill9()
+    os.truncate(_log_of(server), size)
+    server.start()
+
+
+def _log_of(server: RedisServer) -> Path:
+    (found,) = (server.folder / "appendonlydir").glob("*.incr.aof")
+    return found
+
+
+def test_a_result_does_not_acknowledge_another_message_that_got_its_id(own_bus: Bus, own_server: RedisServer) -> None:
+    """A3: the message handled is lost with the tail, and its entry id is given to the next."""
+    consumer = own_bus.consumer()
+    size = _log_of(own_server).stat().st_size
+    add_ahead(own_bus, 1)
+    (former,) = consumer.read()
+    assert former.entry_id == AHEAD
+    forget_since(own_server, size)
+    add_ahead(own_bus, 2)
+    with pytest.raises(BackendUnavailableError):
+        consumer.commit([forward(former)])
+    consumer.open(["t"])
+    with pytest.raises(CommitRefusedError):  # nobody has it pending yet
+        consumer.commit([forward(former)])
+    entries = consumer.read()
+    assert numbers(entries) == [2]
+    consumer.commit([forward(entry) for entry in entries])
+    assert own_bus.logged("out") == [2]
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_one_of_two_groups_is_missing(bus: Bus, marked: bool) -> None:
+    """B6: the read of both logs fails whole; the group is refused by its mark (A4), or made, and the other goes on."""
+    consumer = bus.consumer(topics=["t", "u"])
+    bus.publish(1)
+    bus.publish(2, topic="u")
+    bus.raw.xgroup_destroy(bus.log("u"), CLIENT)
+    if marked:
+        with pytest.raises(GroupLostError, match="log:u was destroyed"):
+            consumer.read()
+        return
+    bus.raw.hdel(keys.PLAIN.client_key(bus.namespace, CLIENT), f"group:{bus.log('u')}")
+    found: list[int] = []
+    while len(found) < 2:
+        found += numbers(consumer.read())
+    assert sorted(found) == [1, 2]
+
+
+@pytest.mark.parametrize("word", ["NOACK", "XAUTOCLAIM", "XCLAIM"])
+def test_commands_that_would_lose_messages_are_nowhere(word: str) -> None:
+    """B8, B9: XAUTOCLAIM drops what was trimmed while pending, NOACK leaves nothing to commit."""
+    sources = [*Path(rustic_host.__file__).parent.rglob("*.py"), *Path(rustic_host.__file__).parent.rglob("*.lua")]
+    assert len(sources) > 100
+    assert [path for path in sources if re.search(rf"\b{word}\b", path.read_text())] == []

@@ -1,0 +1,54 @@
+"""Users of the server that may not do all we need: refused whole, never in the middle of a script (attacks, A2)."""
+
+from pathlib import Path
+
+import pytest
+
+from rustic_host.errors import BackendRefusedError
+from rustic_host.messaging import RedisBackendConfig
+from rustic_host.messaging.delivery import frames_of
+from rustic_host.messaging.redis.consumer import Consumer
+from rustic_host.messaging.redis.publisher import Publisher
+from tests.messaging.bus import CLIENT, Bus, forward, message
+
+MISSING = ["resetchannels", "-publish", "-xadd", "-zadd", "-set", "-hincrby"]
+
+
+@pytest.fixture
+def settings(own_bus: Bus) -> RedisBackendConfig:
+    """Of a user who may do everything, until :func:`limit` is called."""
+    own_bus.raw.execute_command("ACL", "SETUSER", "u", "on", ">p", "~*", "&*", "+@all")
+    socket = Path(own_bus.config.connection_url().removeprefix("unix://"))
+    return RedisBackendConfig(unix_socket_path=socket, username="u", password="p")
+
+
+def limit(bus: Bus, missing: str) -> None:
+    bus.raw.execute_command("ACL", "SETUSER", "u", missing)
+
+
+@pytest.mark.parametrize("missing", MISSING)
+def test_a_publish_is_refused_with_nothing_stored(own_bus: Bus, settings: RedisBackendConfig, missing: str) -> None:
+    limit(own_bus, missing)
+    before = own_bus.dump()
+    publisher = Publisher(settings, "p")
+    with pytest.raises(BackendRefusedError, match="may not"):
+        publisher.publish(own_bus.namespace, frames_of(message(["a", "b"])))
+    publisher.close()
+    assert own_bus.dump() == before
+
+
+@pytest.mark.parametrize("missing", [*MISSING, "-xack", "-hset"])
+def test_a_commit_is_refused_and_the_message_stays_pending(
+    own_bus: Bus, settings: RedisBackendConfig, missing: str
+) -> None:
+    consumer = Consumer(settings, own_bus.namespace, CLIENT)
+    consumer.open(["t"])
+    own_bus.publish(1, 2)
+    results = [forward(entry) for entry in consumer.read()]
+    limit(own_bus, missing)
+    before = own_bus.dump()
+    with pytest.raises(BackendRefusedError, match="may not"):
+        consumer.commit(results)
+    consumer.close()
+    assert own_bus.dump() == before
+    assert own_bus.pending() == 2
