@@ -87,6 +87,16 @@ class CommitImpossibleError(CommitRefusedError):
     """A commit changed nothing, and trying again will not help: a key that it would write is of a wrong type."""
 
 
+class UnknownMessageError(MessagingError):
+    """No such message is pending, or waits, or was given up (``EX_NOINPUT``)."""
+
+    exit_code = 66
+
+
+class MessageSkippedError(MessagingError):
+    """Why a message was given up: an operator said so."""
+
+
 class AgentError(RusticHostError):
     """An agent's own code or configuration failed."""
 

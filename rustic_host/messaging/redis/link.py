@@ -49,6 +49,11 @@ class Script:
         return ["EVAL", self.body, *command[2:]]
 
 
+def shown_name(name: str) -> str:
+    """A connection's name as ``CLIENT LIST`` has it: the server refuses what is not printable ASCII."""
+    return "".join(c if "!" <= c <= "~" else "_" for c in name)
+
+
 @contextmanager
 def mapped_errors(where: str) -> Iterator[None]:
     """Foreign exceptions of one exchange with the server, as ours."""
@@ -82,7 +87,7 @@ class Link:
 
     def __init__(self, config: RedisBackendConfig, name: str) -> None:
         self.config = config
-        self.name = "".join(c if "!" <= c <= "~" else "_" for c in name)  # the server refuses all others
+        self.name = shown_name(name)
         self._connection: Any = None
         self._pid = 0
         self.where = config.shown()

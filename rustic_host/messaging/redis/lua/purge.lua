@@ -1,0 +1,18 @@
+-- Throw dead letters away: from the store, from the digests (both say how many there are) and from the index.
+--
+-- KEYS[1]   ZSET    the dead letters: store
+-- KEYS[2]   ZSET    their digests
+-- KEYS[3+]  STRING  index of each letter
+-- ARGV      for each letter its JSON, its digest
+--
+-- Returns {1}, or {0, 'type', key} with nothing done.
+for i = 1, 2 do
+  local found = redis.call('TYPE', KEYS[i]).ok
+  if found ~= 'none' and found ~= 'zset' then return {0, 'type', KEYS[i]} end
+end
+for i = 3, #KEYS do
+  redis.call('ZREM', KEYS[1], ARGV[2 * i - 5])
+  redis.call('ZREM', KEYS[2], ARGV[2 * i - 4])
+  redis.call('DEL', KEYS[i])
+end
+return {1}

@@ -1,0 +1,40 @@
+-- Have a client go on reading its logs from other positions. Its groups are made anew, so nothing stays pending: what
+-- lies behind the new position is read (again), what lies before it is left. The owner's token is taken away, so that
+-- a process that has something in hand begins anew and commits none of it.
+--
+-- KEYS[1]   HASH    the client: token, group marks, attempts
+-- KEYS[2]   HASH    what its handlers sent early, by '<topic>|<entry>|...'
+-- KEYS[3+]  STREAM  the logs
+-- ARGV[1]   group
+-- then for each log: its topic, the position ('0', '$' or an entry id), how many entries were ever added up to there ('' when not known)
+--
+-- Returns {1, and for each log how many entries were pending up to the position}, or {0, 'type', key} with nothing written.
+local group = ARGV[1]
+for i = 1, #KEYS do
+  local found = redis.call('TYPE', KEYS[i]).ok
+  if found ~= 'none' and found ~= (i < 3 and 'hash' or 'stream') then return {0, 'type', KEYS[i]} end
+end
+
+local function forget(key, prefix)
+  for _, field in ipairs(redis.call('HKEYS', key)) do
+    if string.sub(field, 1, #prefix) == prefix then redis.call('HDEL', key, field) end
+  end
+end
+
+local answer = {1}
+for i = 3, #KEYS do
+  local topic, position, read = ARGV[3 * i - 7], ARGV[3 * i - 6], ARGV[3 * i - 5]
+  local left = redis.pcall('XPENDING', KEYS[i], group, '-', position == '$' and '+' or position, 1000000)
+  answer[#answer + 1] = left.err and 0 or #left
+  redis.pcall('XGROUP', 'DESTROY', KEYS[i], group)
+  if read == '' then
+    redis.call('XGROUP', 'CREATE', KEYS[i], group, position, 'MKSTREAM')
+  else
+    redis.call('XGROUP', 'CREATE', KEYS[i], group, position, 'MKSTREAM', 'ENTRIESREAD', read)
+  end
+  redis.call('HSET', KEYS[1], 'group:' .. KEYS[i], '1')
+  forget(KEYS[1], 'try:' .. topic .. ':')
+  forget(KEYS[2], topic .. '|')
+end
+redis.call('HDEL', KEYS[1], 'token')
+return answer
