@@ -15,7 +15,7 @@ from rustic_host.execution.sync import SyncExecutionEngine
 from rustic_host.guild.agent import Agent
 from rustic_host.guild.aliases import resolve_class
 from rustic_host.guild.dsl import AgentSpec, DependencySpec, GuildSpec
-from rustic_host.messaging import Client, MessagingConfig, RoutingSlip, SimpleClient
+from rustic_host.messaging import Client, MessageTrackingClient, MessagingConfig, RoutingSlip
 from rustic_host.telemetry.logs import get_logger
 
 log = get_logger(__name__)
@@ -63,7 +63,7 @@ class Guild:
         organization_id: str = "",
         execution_engine_clz: str | None = None,
         messaging_config: MessagingConfig | None = None,
-        client_type: type[Client] = SimpleClient,
+        client_type: type[Client] = MessageTrackingClient,
         client_properties: Mapping[str, Any] | None = None,
         dependency_map: Mapping[str, DependencySpec] | None = None,
         routes: RoutingSlip | None = None,
@@ -181,7 +181,7 @@ class Guild:
             **self._spec.properties,
             "execution_engine": self.execution_engine.get_qualified_class_name(),
             "messaging": self.messaging.model_dump(),
-            **(client if self.client_type is not SimpleClient else {}),
+            **(client if self.client_type is not MessageTrackingClient else {}),
             **({"client_properties": self.client_properties} if self.client_properties else {}),
         }
         return self._spec.model_copy(update={"properties": properties, "agents": self.list_agents()}, deep=True)

@@ -20,10 +20,10 @@ from rustic_host.messaging import (
     GemstoneGenerator,
     Later,
     Message,
+    MessageTrackingClient,
     MessagingConfig,
     MessagingInterface,
     RedisMessagingBackend,
-    SimpleClient,
 )
 from rustic_host.messaging.client import MessageHandler
 from rustic_host.messaging.inbox import Inbox
@@ -47,7 +47,7 @@ class Order:
     agent: AgentSpec
     messaging: MessagingConfig
     ids: GemstoneGenerator
-    client_type: type[Client] = SimpleClient
+    client_type: type[Client] = MessageTrackingClient
     client_properties: dict[str, Any] = field(default_factory=dict)
 
     def client(self, id: str, name: str, handler: MessageHandler) -> Client:
@@ -224,7 +224,7 @@ class InProcessEngine(ExecutionEngine):
         backend = messaging_config.get_storage()
         durable = isinstance(backend, RedisMessagingBackend)
         ids = self._ids(backend) if isinstance(backend, RedisMessagingBackend) else _LOCAL_IDS
-        client = client_type or SimpleClient
+        client = client_type or MessageTrackingClient
         order = Order(guild_spec, agent_spec, messaging_config, ids, client, dict(client_properties or {}))
         runner = self._make(order, durable=durable)
         key = (guild_spec.id, agent_spec.id)

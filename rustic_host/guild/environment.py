@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from rustic_host.errors import ConfigError
-from rustic_host.guild.aliases import our_name
 
 _NAMES = {
     "execution_engine": "RUSTIC_AI_EXECUTION_ENGINE",
@@ -42,10 +41,8 @@ def ignored_settings(properties: Mapping[str, Any]) -> dict[str, str]:
     """
     messaging = properties.get("messaging")
     backend = str(messaging.get("backend_class") or "") if isinstance(messaging, Mapping) else ""
-    client = our_name(str(properties.get("client_type") or "")).rpartition(".")[2]
     found = {
         "messaging": "the guild lives on the host's Redis" if backend not in ("", "RedisMessagingBackend") else "",
-        "client_type": "each agent has a client of the host's" if client not in ("", "SimpleClient") else "",
         "state_manager": "states lie in Redis, in the commits of their messages"
         if properties.get("state_manager")
         else "",

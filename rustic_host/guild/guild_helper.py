@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rustic_host.execution.guild import Guild
 
 SYNC_ENGINE = "rustic_host.execution.SyncExecutionEngine"
-SIMPLE_CLIENT = "rustic_host.messaging.SimpleClient"
+DEFAULT_CLIENT = "rustic_host.messaging.MessageTrackingClient"
 
 # The one upward name: as any engine, the live guild is found by its dotted name, and only when one is made.
 _GUILD = "rustic_host.execution.guild.Guild"
@@ -26,7 +26,7 @@ class GuildHelper:
     """Look-ups; ``environ`` is the process's own where it is not given.
 
     A spec's ``properties`` win over the environment, that over the defaults: the in-memory backend,
-    ``SyncExecutionEngine``, ``SimpleClient``. Each raises ConfigError when what it finds is unusable.
+    ``SyncExecutionEngine``, ``MessageTrackingClient``. Each raises ConfigError when what it finds is unusable.
     """
 
     @staticmethod
@@ -132,7 +132,7 @@ def _property(guild_spec: GuildSpec, name: str, environ: Mapping[str, str]) -> A
 
 
 def _client_class(dotted: Any) -> type[Client]:
-    cls = resolve_class(str(dotted or SIMPLE_CLIENT))
+    cls = resolve_class(str(dotted or DEFAULT_CLIENT))
     if not issubclass(cls, Client):
         raise ConfigError(f"client_type `{dotted}` is no Client")
     return cls

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from rustic_host.messaging.delivery import Entry, Kept, Later, Result, home_of
 from rustic_host.messaging.message import Message
 from rustic_host.messaging.pump import Pump, TimeKeeper
+from rustic_host.messaging.sizes import SizeLimits
 
 
 class MessagingBackend(ABC):
@@ -19,6 +20,14 @@ class MessagingBackend(ABC):
 
     hands_out_copies: ClassVar[bool] = False
     """Whether each call of a subscribed handler gets a message that nobody else holds, not even the store."""
+
+    sizes = SizeLimits()
+    """What is too large to be stored."""
+
+    @classmethod
+    def check_settings(cls, **settings: Any) -> None:
+        """Raise ConfigError for settings that the constructor takes by name and refuses for their values."""
+        return
 
     @abstractmethod
     def store_message(self, namespace: str, topic: str, message: Message) -> None:
@@ -44,7 +53,12 @@ class MessagingBackend(ABC):
         """The messages with these ids, in that order; those no longer stored are left out."""
 
     def store_copies(self, namespace: str, message: Message) -> None:
-        """Store a message on all its topics; a backend that can makes it all or nothing."""
+        """Store a message on all its topics; a backend that can makes it all or nothing.
+
+        Raises:
+            MessageTooLargeError: nothing is stored.
+        """
+        self.sizes.check(message)
         for topic in dict.fromkeys(message.topic_list):
             home = home_of(topic, namespace, self.shared_namespace)
             self.store_message(home, f"{home}:{topic}", message.published_to(topic))

@@ -19,12 +19,12 @@ def guild_with(agent: str, client_type: str, properties: dict[str, Any] | None =
     return guild_of(f"client_agents.{agent}", properties=named)
 
 
-def test_a_worker_without_a_client_type_has_a_simple_client(messaging: MessagingConfig) -> None:
+def test_a_worker_without_a_client_type_has_the_documents_default(messaging: MessagingConfig) -> None:
     guild = guild_of("client_agents.Answering")
     with engine_of(guild) as engine, talk_to(guild, messaging) as talk:
         engine.run_agent(guild, guild.agents[0], messaging)
         assert talk.answer() == "ready"
-        assert talk.ask(ask=1) == [1, "SimpleClient"]
+        assert talk.ask(ask=1) == [1, "MessageTrackingClient"]
 
 
 def test_a_worker_is_throttled_by_its_spec(messaging: MessagingConfig) -> None:

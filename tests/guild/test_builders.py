@@ -17,12 +17,12 @@ from rustic_host.guild.loader import load_guild
 from rustic_host.messaging import (
     AgentTag,
     FunctionalTransformer,
+    MessageTrackingClient,
     PayloadTransformer,
     Priority,
     ProcessStatus,
     RoutingRule,
     RoutingSlip,
-    SimpleClient,
 )
 from tests.guild.sample_agents import Answer, Ask, Choosy, Limits, WithProps
 
@@ -401,8 +401,8 @@ def test_defaults_of_a_guild_that_says_nothing() -> None:
     assert GuildHelper.get_execution_engine(spec, {}) == "rustic_host.execution.SyncExecutionEngine"
     assert GuildHelper.get_default_execution_engine({}) == "rustic_host.execution.SyncExecutionEngine"
     assert GuildHelper.get_messaging_config(spec, {}).model_dump() == MEMORY
-    assert GuildHelper.get_messaging_client(spec, {}) is SimpleClient
-    assert GuildHelper.get_default_messaging_client({}) is SimpleClient
+    assert GuildHelper.get_messaging_client(spec, {}) is MessageTrackingClient
+    assert GuildHelper.get_default_messaging_client({}) is MessageTrackingClient
     assert GuildHelper.get_messaging_client_properties(spec, {}) == {}
     assert GuildHelper.get_state_manager(spec, {}) is None
     assert GuildHelper.get_state_manager_config(spec, {}) == {}

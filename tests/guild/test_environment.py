@@ -32,7 +32,7 @@ def test_a_variable_that_holds_no_object_is_named(value: str) -> None:
         ({"client_type": "rustic_ai.core.messaging.client.simple_client.SimpleClient", "client_properties": {}}, set()),
         ({"messaging": {"backend_class": "InMemoryMessagingBackend"}}, {"messaging"}),
         ({"messaging": {"backend_module": "rustic_ai.nats", "backend_class": "NATSBackend"}}, {"messaging"}),
-        ({"client_type": "m.OwnClient", "state_manager": "m.Manager"}, {"client_type", "state_manager"}),
+        ({"client_type": "m.OwnClient", "state_manager": "m.Manager"}, {"state_manager"}),
         ({"messaging": None, "client_type": None, "state_manager": None}, set()),
     ],
 )

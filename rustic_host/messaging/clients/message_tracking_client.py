@@ -1,11 +1,14 @@
 """A client that handles what has been read ahead in the order of ids."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from rustic_host.messaging.client import MessageHandler
 from rustic_host.messaging.clients.stage import Stage
 from rustic_host.messaging.delivery import Later
 from rustic_host.messaging.message import Message
+
+_ID = attrgetter("id")
 
 
 class MessageTrackingClient(Stage):
@@ -21,7 +24,7 @@ class MessageTrackingClient(Stage):
 
     def order(self, messages: Sequence[Message]) -> Sequence[Message]:
         """By id."""
-        return sorted(messages, key=lambda message: message.id)
+        return sorted(messages, key=_ID)
 
     def process(self, message: Message, then: MessageHandler) -> object:
         """Hand on, and note the id, also of a message whose handling failed."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
+from redis import Redis
 
 from rustic_host.errors import ConfigError, MessageError
 from rustic_host.messaging.backend import MessagingBackend
@@ -16,6 +17,7 @@ from rustic_host.messaging.reader import Reader
 from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.consumer import Consumer
 from rustic_host.messaging.redis.publisher import Publisher
+from rustic_host.messaging.sizes import SizeLimits
 from rustic_host.telemetry.logs import get_logger
 
 log = get_logger(__name__)
@@ -25,32 +27,37 @@ class RedisMessagingBackend(MessagingBackend):
     """Stores messages in the documented layout and in a log of ours, and reads them durably.
 
     Args:
-        redis_client: the fields of :class:`~rustic_host.messaging.redis.config.RedisBackendConfig`, or one. Connections
-            are made when first needed.
+        redis_client: the fields of :class:`~rustic_host.messaging.redis.config.RedisBackendConfig`, or one; or a
+            client of redis-py, whose settings are taken. Connections are made when first needed.
 
     Raises:
         ConfigError: a field is unknown or wrong.
     """
 
-    def __init__(self, redis_client: RedisBackendConfig | Mapping[str, Any]) -> None:
-        try:
-            self.config = RedisBackendConfig.model_validate(redis_client)
-        except ValidationError as error:
-            reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-            raise ConfigError(f"redis_client: {reasons}") from None
+    def __init__(self, redis_client: RedisBackendConfig | Mapping[str, Any] | Redis) -> None:
+        self.config = _config(redis_client)
         self._keys = self.config.keys
-        self.publisher = Publisher(self.config, "rustic-host:publisher")
+        self.sizes = SizeLimits(self.config.max_message_bytes)
+        self.publisher = Publisher(self.config, "rustic-host:publisher", deadline=self.config.publish_timeout)
         self._readers: dict[tuple[str, str], _Subscriptions] = {}
         self._lock = threading.Lock()
 
+    @classmethod
+    def check_settings(cls, **settings: Any) -> None:
+        """Raises ConfigError for what the constructor refuses."""
+        _config(settings["redis_client"])
+
     def store_message(self, namespace: str, topic: str, message: Message) -> None:
         """Store on one topic."""
-        copy = message.published_to(topic.removeprefix(f"{namespace}:"))
-        self.publisher.publish(namespace, frames_of(copy, copy.topic_published_to, self.shared_namespace))
+        frames = frames_of(message, topic.removeprefix(f"{namespace}:"), self.shared_namespace)
+        self.sizes.check_frames(frames)
+        self.publisher.publish(namespace, frames)
 
     def store_copies(self, namespace: str, message: Message) -> None:
         """Store on all topics, all or nothing."""
-        self.publisher.publish(namespace, frames_of(message, shared=self.shared_namespace))
+        frames = frames_of(message, shared=self.shared_namespace)
+        self.sizes.check_frames(frames)
+        self.publisher.publish(namespace, frames)
 
     def get_messages_for_topic(self, topic: str) -> list[Message]:
         """From the documented store; members that are no messages are left out and logged."""
@@ -112,6 +119,15 @@ class RedisMessagingBackend(MessagingBackend):
         """The loop of a durable client."""
         source = Consumer(self.config, namespace, client_id, shared=self.shared_namespace)
         return Pump(source, topics, handle, restore, give_up, time_keeper=time_keeper, order=order)
+
+
+def _config(given: Any) -> RedisBackendConfig:
+    try:
+        return RedisBackendConfig.model_validate(given)
+    except ValidationError as error:
+        said = [".".join(map(str, e["loc"])) + ": " + e["msg"] if e["loc"] else e["msg"] for e in error.errors()]
+        reasons = "; ".join(text.replace("Value error, ", "") for text in said)
+        raise ConfigError(f"redis_client: {reasons}") from None
 
 
 class _Subscriptions:

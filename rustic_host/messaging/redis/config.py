@@ -14,6 +14,9 @@ from redis.retry import Retry
 
 from rustic_host.errors import ConfigError
 from rustic_host.messaging.redis.keys import Keys
+from rustic_host.messaging.redis.live_client import is_client, settings_of
+from rustic_host.messaging.sizes import MAX_MESSAGE_BYTES
+from rustic_host.messaging.unknown_keys import refuse_unknown
 from rustic_host.telemetry.redact import redact_text
 
 DEFAULT_TTL_SECONDS = 3600
@@ -41,6 +44,12 @@ class RedisBackendConfig(BaseModel):
     key_prefix: str = ""
     """Before the name of every key and channel; Rustic AI has none, and is not heard where there is one."""
     message_ttl: int = Field(default_factory=lambda: _ttl_from(os.environ), ge=1)
+    retention: float | None = Field(default=None, gt=0)
+    """Seconds that a message is kept in its topic; None for ever."""
+    publish_timeout: float = Field(default=10, gt=0)
+    """Seconds that publishing waits for the server before it fails."""
+    max_message_bytes: int = Field(default=MAX_MESSAGE_BYTES, ge=1)
+    """The largest message that is stored, as JSON."""
     socket_keepalive: bool = True
     socket_keepalive_options: dict[str, int] | None = None
     """Rustic AI's ``TCP_KEEPIDLE`` and its like."""
@@ -62,6 +71,18 @@ class RedisBackendConfig(BaseModel):
     pubsub_crash_on_failure: bool | None = None
     pubsub_health_monitoring_enabled: bool | None = None
     pubsub_health_monitor_initial_delay: float | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings(cls, given: Any) -> Any:
+        """Also of a client object, or of Rustic AI's ``{"redis_client": <client>}``."""
+        if isinstance(given, Mapping) and set(given) == {"redis_client"} and is_client(given["redis_client"]):
+            given = given["redis_client"]
+        if is_client(given):
+            return settings_of(given)
+        if isinstance(given, Mapping):
+            refuse_unknown(given, cls.model_fields)
+        return given
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
