@@ -4,6 +4,8 @@ Each family carries the exit code that the CLI ends with (``sysexits.h`` numbers
 boot"), so what a failure means to a supervisor is decided where the failure is defined.
 """
 
+from collections.abc import Sequence
+
 
 class RusticHostError(Exception):
     """Root of all errors raised by rustic_host."""
@@ -69,6 +71,30 @@ class BackendRefusedError(MessagingError):
     """The server behind the bus answered, and refused: wrong password, wrong policy, wrong key type."""
 
     exit_code = 69
+
+
+class PublishFailedError(MessagingError):
+    """Publishing ended before everything was known to be stored. Publishing the same again is safe: nothing doubles.
+
+    Args:
+        text: why.
+        stored: ids of messages that are stored.
+        unknown: ids of messages that were sent, and whether they are stored nobody said.
+        not_stored: ids of messages that are not stored.
+    """
+
+    def __init__(self, text: str, stored: Sequence[int], unknown: Sequence[int], not_stored: Sequence[int]) -> None:
+        self.stored, self.unknown, self.not_stored = list(stored), list(unknown), list(not_stored)
+        fates = {"stored": stored, "not known": unknown, "not stored": not_stored}
+        super().__init__(f"{text} ({', '.join(f'{len(ids)} {fate}' for fate, ids in fates.items() if ids)})")
+
+
+class PublishUnavailableError(PublishFailedError, BackendUnavailableError):
+    """The server could not be reached in time."""
+
+
+class PublishRefusedError(PublishFailedError, BackendRefusedError):
+    """The server refused."""
 
 
 class OwnershipLostError(MessagingError):

@@ -91,7 +91,7 @@ class HostBus:
 
     async def topics(self, namespace: str) -> list[str]:
         """Topics that something was ever published on."""
-        return sorted({count.topic for count in await self.counts(namespace) if count.kind == "published"})
+        return sorted({count.topic for count in await self.counts(namespace) if count.is_published})
 
     async def backlogs(self, namespace: str, topics: Iterable[str]) -> list[Backlog]:
         """For each group of each log: entries not read yet, and read but not committed."""

@@ -95,15 +95,18 @@ class Gateway:
 
     async def metrics(self) -> bytes:
         """Prometheus text; raises :class:`BackendUnavailableError` when the exact counts cannot be read."""
-        published: dict[tuple[str, str], int] = {}
+        published: Counter[tuple[str, str]] = Counter()
+        large: dict[tuple[str, str], int] = {}
         imported: dict[tuple[str, str], int] = {}
         processed: dict[tuple[str, str, str, str], int] = {}
         for guild, supervisor in self._host.supervisors.items():
             names = {f"{guild}${record.spec.id}": record.spec.name for record in supervisor.agents.values()}
             names[supervisor.service.client_id] = supervisor.service.name
             for count, value in (await self._host.buses.of(guild).counts(guild)).items():
-                if count.kind == "published":
-                    published[guild, count.topic] = value
+                if count.is_published:
+                    published[guild, count.topic] += value
+                    if count.kind == "published_large":
+                        large[guild, count.topic] = value
                 elif count.kind == "imported":
                     imported[guild, count.topic] = value
                 else:
@@ -112,6 +115,7 @@ class Gateway:
         self._snapshot = MetricsSnapshot(
             published=published,
             imported=imported,
+            large=large,
             processed=processed,
             subscriptions=self._subscriptions(),
             agent_up={(guild, r.spec.name): int(r.status == "running") for guild, r in self._records()},

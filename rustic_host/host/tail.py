@@ -134,7 +134,7 @@ class Tail:
     async def _known_topics(self) -> list[str]:
         names = await self._redis.hkeys(self._keys.counts_key(self._namespace))
         parsed = [counts.parse(name) for name in names]
-        return sorted({count.topic for count in parsed if count is not None and count.kind == "published"})
+        return sorted({count.topic for count in parsed if count is not None and count.is_published})
 
     def _log(self, topic: str) -> str:
         return self._keys.topic_keys(self._namespace, topic).log

@@ -12,16 +12,23 @@ class Count(NamedTuple):
     """One count, parsed from its name."""
 
     kind: str
-    """``published``, ``imported`` (those of the published ones that others stored) or ``processed``."""
+    """``published``, ``published_large`` (not among the former), ``imported`` (published ones that others stored) or
+    ``processed``."""
     topic: str
     client_id: str = ""
     outcome: str = ""
 
+    @property
+    def is_published(self) -> bool:
+        """Whether it counts messages stored."""
+        return self.kind in ("published", "published_large")
+
 
 @lru_cache(maxsize=65536)
-def published(topic: str) -> str:
-    """Messages stored on ``topic``."""
-    return json.dumps(["published", topic], ensure_ascii=False, separators=(",", ":"))
+def published(topic: str, large: bool = False) -> str:
+    """Messages stored on ``topic``; the large ones are counted apart."""
+    kind = "published_large" if large else "published"
+    return json.dumps([kind, topic], ensure_ascii=False, separators=(",", ":"))
 
 
 @lru_cache(maxsize=65536)

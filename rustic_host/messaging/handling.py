@@ -148,7 +148,8 @@ class Handling:
         try:
             stored = self.backend.get_messages_by_id(self.namespace, [message.id])
             as_it_came = stored[0].published_to(entry.topic) if stored else message
-            self.backend.store_copies(self.namespace, self._letter(client, entry, as_it_came, error))
+            letter = self._letter(client, entry, as_it_came, error).published_to(DEAD_LETTER_TOPIC)
+            self.backend.store_message(self.namespace, f"{self.namespace}:{DEAD_LETTER_TOPIC}", letter)
         except Exception:
             log.exception("dead_letter_not_stored", client=client.id, topic=entry.topic, message_id=message.id)
         return outcome

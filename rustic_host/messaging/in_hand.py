@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Protocol
 
-from rustic_host.errors import MessageError
+from rustic_host.errors import MessageError, OutboxFullError
 from rustic_host.messaging.backend import MessagingBackend
 from rustic_host.messaging.delivery import Entry, Frame, frames_of
 from rustic_host.messaging.message import Message
 from rustic_host.messaging.pump import Pump
+
+OUTBOX_FRAMES = 16384
+OUTBOX_BYTES = 64 << 20
+"""What one handler may send: its commit holds the server for about a quarter of a second then."""
 
 EarlyByMessage = dict[tuple[str, str, int], dict[str, bytes]]
 """Early sends over a backend without a log: by client, topic and message id."""
@@ -50,12 +54,13 @@ class InHand(ABC):
 class InLog(InHand):
     """Of a durable client."""
 
-    __slots__ = ("_entry", "_pump", "frames")
+    __slots__ = ("_bytes", "_entry", "_pump", "frames")
 
     def __init__(self, owner: Owner, entry: Entry, pump: Pump) -> None:
         super().__init__(owner)
         self._entry, self._pump = entry, pump
         self.frames: list[Frame] = []
+        self._bytes = 0
 
     @property
     def kept(self) -> Mapping[str, bytes]:
@@ -63,13 +68,26 @@ class InLog(InHand):
         return self._pump.sent_early(self._entry)
 
     def publish(self, message: Message) -> None:
-        """With the commit."""
-        self.frames += frames_of(message, shared=self.owner.backend.shared_namespace)
+        """With the commit.
+
+        Raises:
+            MessageTooLargeError, OutboxFullError: nothing more is sent.
+        """
+        frames = self._frames(message)
+        self._bytes += sum(len(frame.body) for frame in frames)
+        if len(self.frames) + len(frames) > OUTBOX_FRAMES or self._bytes > OUTBOX_BYTES:
+            raise OutboxFullError(f"a handler may send {OUTBOX_FRAMES} messages or {OUTBOX_BYTES} bytes at its end")
+        self.frames += frames
 
     def send_early(self, key: str, kept: bytes, message: Message | None = None) -> bytes:
         """In the store."""
-        frames = frames_of(message, shared=self.owner.backend.shared_namespace) if message else []
-        return self._pump.send_early(self._entry, key, kept, frames)
+        return self._pump.send_early(self._entry, key, kept, self._frames(message) if message else [])
+
+    def _frames(self, message: Message) -> list[Frame]:
+        backend = self.owner.backend
+        frames = frames_of(message, shared=backend.shared_namespace)
+        backend.sizes.check_frames(frames)
+        return frames
 
 
 class InMemory(InHand):
@@ -88,7 +106,10 @@ class InMemory(InHand):
         return self._all.get(self._at, {})
 
     def publish(self, message: Message) -> None:
-        """After the handler."""
+        """After the handler; raises as :meth:`InLog.publish`, for the number of messages alone."""
+        self.owner.backend.sizes.check(message)
+        if len(self.sent) >= OUTBOX_FRAMES:
+            raise OutboxFullError(f"a handler may send {OUTBOX_FRAMES} messages at its end")
         self.sent.append(message)
 
     def send_early(self, key: str, kept: bytes, message: Message | None = None) -> bytes:

@@ -101,8 +101,9 @@ class MessagingInterface:
         Inside a handler the copies leave when the message in hand is done (with its commit, for a durable client).
 
         Raises:
-            MessageError: the message names no topic.
-            BackendUnavailableError, BackendRefusedError: nothing is stored, or (unavailable only) it is not known.
+            MessageError: the message names no topic, or is too large (MessageTooLargeError).
+            OutboxFullError: the handler has sent more than one commit may hold.
+            PublishUnavailableError, PublishRefusedError: nothing is stored, or (unavailable only) it is not known.
         """
         if not message.topic_list:
             raise MessageError(f"message {message.id} of {sender.id} names no topic")

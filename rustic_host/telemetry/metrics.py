@@ -32,6 +32,8 @@ class MetricsSnapshot:
     """Messages published since the guild exists, by (guild, topic)."""
     imported: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Those of the published messages that others stored and a bridge took into the log, by (guild, topic)."""
+    large: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Those of them that had more than 1 MiB, by (guild, topic)."""
     processed: Mapping[tuple[str, str, str, str], int] = field(default_factory=dict)
     """Messages handled since the guild exists, by (guild, topic, agent, outcome)."""
     subscriptions: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -99,6 +101,7 @@ class HostCollector(Collector):
         self._cap = LabelCap(topic_cap)
         self._published = _Counter()
         self._imported = _Counter()
+        self._large = _Counter()
         self._processed = _Counter()
         self._restarts = _Counter()
         self._dropped = _Counter()
@@ -117,6 +120,12 @@ class HostCollector(Collector):
             "Published messages that others stored and that were taken into the log.",
             ("guild", "topic"),
             self._imported.update(self._capped("imported", now.imported)),
+        )
+        yield _counter(
+            "rustic_large_messages",
+            "Messages published that had more than 1 MiB.",
+            ("guild", "topic"),
+            self._large.update(self._capped("large", now.large)),
         )
         yield _counter(
             "rustic_messages_processed",

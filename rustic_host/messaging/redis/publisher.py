@@ -8,12 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TypeVar
 
-from rustic_host.errors import BackendRefusedError, BackendUnavailableError
+from rustic_host.errors import (
+    BackendRefusedError,
+    BackendUnavailableError,
+    PublishRefusedError,
+    PublishUnavailableError,
+)
 from rustic_host.messaging import counts
 from rustic_host.messaging.delivery import Frame
 from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.keys import Keys
 from rustic_host.messaging.redis.link import Argument, Link, Script
+from rustic_host.messaging.sizes import LARGE_MESSAGE_BYTES
 from rustic_host.telemetry.logs import get_logger
 
 MAX_FRAMES_A_CALL = 64
@@ -46,7 +52,8 @@ def frame_keys(keys: Keys, namespace: str, frame: Frame) -> tuple[str, str, str,
 
 def frame_args(frame: Frame) -> tuple[int, bytes, bytes, str]:
     """The four arguments that go with :func:`frame_keys`."""
-    return frame.timestamp, frame.digest, frame.body, counts.published(frame.topic)
+    large = len(frame.body) > LARGE_MESSAGE_BYTES
+    return frame.timestamp, frame.digest, frame.body, counts.published(frame.topic, large)
 
 
 def slices(frames: Sequence[Frame]) -> Iterator[Sequence[Frame]]:
@@ -94,20 +101,30 @@ class Publisher:
         self._recent: deque[tuple[float, str, Frame]] = deque()
         self._recent_bytes = 0
         self._connected_once = False
+        self._sent = False
 
     def publish(self, namespace: str, frames: Sequence[Frame]) -> None:
         """Store all copies; those of one message are stored together or not at all.
 
         Raises:
-            BackendUnavailableError: the server did not answer in time; what of ``frames`` is stored is not known, and
-                publishing the same frames again is safe.
-            BackendRefusedError: the server refused; nothing of the refused call is stored.
+            PublishUnavailableError: the server did not answer in time; it says what is stored, what is not, and of
+                which nobody knows. Publishing the same frames again is safe.
+            PublishRefusedError: the server refused; nothing of the refused call is stored.
         """
         with self._lock:
             give_up = self._clock() + self._deadline
+            done = 0
             for run in slices(frames):
-                self._retried(lambda run=run: self._store(namespace, run), give_up)  # type: ignore[misc]
+                self._sent = False
+                try:
+                    self._retried(lambda run=run: self._store(namespace, run), give_up)  # type: ignore[misc]
+                except BackendUnavailableError as error:
+                    unknown = done + len(run) if self._sent else done
+                    raise PublishUnavailableError(str(error), *_ids(frames, done, unknown)) from error
+                except BackendRefusedError as error:
+                    raise PublishRefusedError(str(error), *_ids(frames, done, done)) from error
                 self._remember(namespace, run)
+                done += len(run)
 
     def call(self, *command: Argument) -> object:
         """One command outside publishing, under the same deadline; it must be harmless to repeat."""
@@ -153,6 +170,7 @@ class Publisher:
                 log.warning("not_stored_again", namespace=namespace, messages=len(run), error=str(error))
 
     def _store(self, namespace: str, frames: Sequence[Frame]) -> None:
+        self._sent = True
         script_keys: list[Argument] = [self.keys.counts_key(namespace)]
         args: list[Argument] = [self._ttl]
         for frame in frames:
@@ -174,6 +192,13 @@ class Publisher:
     def _forget(self, confirmed_before: float) -> None:
         while self._recent and (self._recent[0][0] < confirmed_before or self._recent_bytes > RESEND_WINDOW_BYTES):
             self._recent_bytes -= len(self._recent.popleft()[2].body)
+
+
+def _ids(frames: Sequence[Frame], stored: int, unknown: int) -> tuple[list[int], list[int], list[int]]:
+    """Ids of the messages of the frames before ``stored``, from there to ``unknown``, and after."""
+    parts = frames[:stored], frames[stored:unknown], frames[unknown:]
+    first, second, third = (list(dict.fromkeys(frame.message_id for frame in part)) for part in parts)
+    return first, second, third
 
 
 def _by_namespace(recent: Iterable[tuple[float, str, Frame]]) -> Iterator[tuple[str, Sequence[Frame]]]:
