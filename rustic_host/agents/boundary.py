@@ -4,6 +4,7 @@ A guild hears others on one topic, ``guild_inbox:<guild>``, which lies in the na
 that crosses carries a stack of the guilds it came through, the last one on top; the answer goes back along it.
 """
 
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel
@@ -53,6 +54,14 @@ class BoundaryClient:
             self.inner.publish_to_guild_inbox(topic.removeprefix(INBOX), message)
         else:
             self.inner.publish(message)
+
+    def publish_now(self, message: Message, key: str) -> Message:
+        """Publish at once; topics of other guilds are shared ones, which the bus knows by their names."""
+        return self.inner.publish_now(message, key)
+
+    def kept(self) -> Mapping[str, bytes]:
+        """What was published at once."""
+        return self.inner.kept()
 
 
 class BoundaryAgent(Agent[Props]):
@@ -104,4 +113,4 @@ class BoundaryAgent(Agent[Props]):
             process_status=origin.process_status,
             origin_guild_stack=stack,
         )
-        ctx._outbox.append(message)
+        ctx._put(message)

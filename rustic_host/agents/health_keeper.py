@@ -171,7 +171,7 @@ class HealthKeeper(Governor):
             thread=origin.thread,
             traceparent=origin.traceparent,
         )
-        ctx._outbox.append(message)
+        ctx._put(message)
 
 
 def _answers(health: AgentHealth) -> bool:

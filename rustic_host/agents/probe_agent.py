@@ -7,9 +7,9 @@ from pydantic import BaseModel
 
 from rustic_host.guild.agent import Agent
 from rustic_host.guild.context import ProcessContext
-from rustic_host.guild.dispatch import publish
 from rustic_host.guild.messages import format_of
 from rustic_host.guild.processor import processor
+from rustic_host.guild.publishing import publish
 from rustic_host.guild.sending import new_message
 from rustic_host.messaging import GENERIC_JSON, AgentTag, GemstoneID, JsonDict, Message, Priority, RoutingSlip
 

@@ -20,13 +20,14 @@ from rustic_host.guild.dependencies import (
     as_dependency,
     build_resolvers,
 )
-from rustic_host.guild.dispatch import HandleResult, dispatch, publish
+from rustic_host.guild.dispatch import HandleResult, dispatch
 from rustic_host.guild.dsl import AgentSpec, BaseAgentProps, GuildSpec
 from rustic_host.guild.fixtures import AgentFixtures, Fixtures
 from rustic_host.guild.handler_loop import HandlerLoop
 from rustic_host.guild.hooks import Hooks, with_hooks
 from rustic_host.guild.messages import SelfReadyNotification, format_of
 from rustic_host.guild.processor import Handler, essential_topics_wanted, handlers_of, processor
+from rustic_host.guild.publishing import publish
 from rustic_host.guild.routing import Sender, reasons
 from rustic_host.guild.scheduling import Scheduling
 from rustic_host.guild.sending import new_message
@@ -57,6 +58,12 @@ class Publisher(Protocol):
 
     def publish(self, message: Message) -> None:
         """Publish; inside a handler, together with the acknowledgement of the message being handled."""
+
+    def publish_now(self, message: Message, key: str) -> Message:
+        """Publish at once; returns what an earlier run of the handler published under this key, if it did."""
+
+    def kept(self) -> Mapping[str, bytes]:
+        """What was published at once for the message being handled, by key, as JSON."""
 
 
 ClientFactory = Callable[[str, str, Callable[[Message], object]], Publisher]
@@ -284,7 +291,7 @@ class Agent(Hooks, Scheduling, Generic[Props]):
         if self._context is None:
             publish(self, [message])
         else:
-            self._context._outbox.append(message)
+            return self._context._put(message).id_obj
         return new_id
 
 

@@ -132,14 +132,38 @@ class ProcessContext(Sending, Generic[Payload]):
             origin_message_format=origin.format,
         )
 
+    @property
+    def flushed(self) -> list[Message]:
+        """What an earlier run of this handler sent early for this message; empty in the first run."""
+        return [message for _, message in sorted(self._sent_before().items())]
+
+    def flush(self) -> list[GemstoneID]:
+        """Send at once what this handler has sent so far; returns the ids of what had not left yet.
+
+        Once: when the handler runs again for this message (after a crash, or because it failed), what it sends first,
+        second … is what it sent then, ids included, and is not sent again. So it must send the same messages in the
+        same order in each run; :attr:`flushed` shows what has left.
+
+        Raises OwnershipLostError, CommitRefusedError or BackendUnavailableError when this process may not, or cannot,
+        go on with the message; all that the handler does from then on is void.
+        """
+        return self._send_early()
+
     def send(
-        self, payload: BaseModel, new_thread: bool = False, forwarding: bool = False, reason: str | None = None
+        self,
+        payload: BaseModel,
+        new_thread: bool = False,
+        forwarding: bool = False,
+        reason: str | None = None,
+        *,
+        now: bool = False,
     ) -> list[GemstoneID]:
         """Send a model as the routes say; returns the ids of the messages made, one for each rule that applied.
 
-        Raises MessageError for a payload without any key.
+        They leave when the handler has ended, or at once with ``now``, as :meth:`flush` has it. Raises MessageError
+        for a payload without any key.
         """
-        options = Options(new_thread=new_thread, forwarding=forwarding, reason=reason)
+        options = Options(new_thread=new_thread, forwarding=forwarding, reason=reason, now=now)
         return self._send(payload.model_dump(mode="json"), format_of(type(payload)), options)
 
     def send_dict(
@@ -151,12 +175,15 @@ class ProcessContext(Sending, Generic[Payload]):
         error_message: bool = False,
         reason: str | None = None,
         clear_origin_stack: bool = False,
+        *,
+        now: bool = False,
     ) -> list[GemstoneID]:
         """Send a JSON object as the routes say; returns the ids of the messages made, one for each rule that applied.
 
-        Raises MessageError for a payload without any key, or one that is not JSON.
+        They leave when the handler has ended, or at once with ``now``, as :meth:`flush` has it. Raises MessageError
+        for a payload without any key, or one that is not JSON.
         """
-        options = Options(new_thread, forwarding, error_message, reason, clear_origin_stack)
+        options = Options(new_thread, forwarding, error_message, reason, clear_origin_stack, now)
         return self._send(dict(payload), format, options)
 
     def send_error(self, payload: BaseModel, reason: str | None = None) -> list[GemstoneID]:

@@ -11,6 +11,7 @@ from rustic_host.guild.fixtures import run_fixtures
 from rustic_host.guild.hooks import STATE_REQUEST_HANDLER
 from rustic_host.guild.messages import ErrorMessage, SelfReadyNotification, detached, format_of
 from rustic_host.guild.processor import Handler
+from rustic_host.guild.publishing import message_attributes, publish
 from rustic_host.guild.routing import may_see_guild_state
 from rustic_host.guild.timers import key_of
 from rustic_host.guild.topics import GuildTopics
@@ -64,19 +65,6 @@ def dispatch(agent: "Agent[Any]", message: Message) -> HandleResult:
         message_in_hand.reset(token)
 
 
-def publish(agent: "Agent[Any]", messages: Iterable[Message]) -> None:
-    """Publish messages of ``agent``, each with a send span when tracing is on."""
-    tracer = get_tracer()
-    for message in messages:
-        if tracer.enabled:
-            topic, attributes = message.topic_list[0], _message_attributes(agent, message)
-            with tracer.send(topic, attributes=attributes, parent=message.traceparent) as span:
-                message.traceparent = span.traceparent or message.traceparent
-                agent._client.publish(message)
-        else:
-            agent._client.publish(message)
-
-
 def _candidates(agent: "Agent[Any]", message: Message, topic: str) -> list[Handler]:
     own_inbox = topic == agent._self_inbox
     if not own_inbox and topic.startswith(f"{GuildTopics.SELF_INBOX}:"):
@@ -121,7 +109,7 @@ def _run(
         agent._context = context
         _process(agent, handler, context)
         context._ended = True
-        publish(agent, context._outbox)
+        publish(agent, context._unsent)
     # A handler that was cancelled, or that wants to end its process (the message would only come again and end the next
     # one), has failed like any other.
     except (Exception, asyncio.CancelledError, SystemExit) as error:
@@ -182,7 +170,7 @@ def _holds(agent: "Agent[Any]", handler: Handler, predicate: Any, message: Messa
 
 
 def _report(agent: "Agent[Any]", context: ProcessContext[Any], error: BaseException) -> None:
-    context._begin()
+    context._begin(again=False)
     report = ErrorMessage(
         agent_type=agent.get_qualified_class_name(),
         error_type=UNHANDLED_EXCEPTION,
@@ -190,7 +178,7 @@ def _report(agent: "Agent[Any]", context: ProcessContext[Any], error: BaseExcept
     )
     context.send_error(report)
     _follow_up(agent, context)
-    publish(agent, context._outbox)
+    publish(agent, context._unsent)
 
 
 def _worst(results: Iterable[HandleResult]) -> HandleResult:
@@ -201,16 +189,4 @@ def _worst(results: Iterable[HandleResult]) -> HandleResult:
 
 
 def _attributes(agent: "Agent[Any]", message: Message, handlers: list[Handler]) -> dict[str, AttributeValue]:
-    return {**_message_attributes(agent, message), "rustic.handler": ",".join(handler.name for handler in handlers)}
-
-
-def _message_attributes(agent: "Agent[Any]", message: Message) -> dict[str, AttributeValue]:
-    return {
-        "messaging.message.id": str(message.id),
-        "messaging.message.conversation_id": str(message.root_thread_id),
-        "messaging.client.id": agent._client.id,
-        "rustic.guild.id": agent.guild_id,
-        "rustic.agent.name": agent.name,
-        "rustic.agent.class": agent.agent_spec.class_name,
-        "rustic.message.format": message.format,
-    }
+    return {**message_attributes(agent, message), "rustic.handler": ",".join(handler.name for handler in handlers)}

@@ -1,6 +1,7 @@
 """How a handler's payloads become messages: through the routing slip, or directly, into the handler's outbox."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -10,6 +11,7 @@ from rustic_host.errors import AgentError, MessageError, RoutingError
 from rustic_host.guild.fixtures import run_fixtures
 from rustic_host.guild.messages import ErrorMessage, StateUpdateRequest, detached, format_of
 from rustic_host.guild.processor import Handler
+from rustic_host.guild.publishing import sending
 from rustic_host.guild.routing import (
     ERROR_RULE,
     Routable,
@@ -54,6 +56,7 @@ class Options:
     is_error: bool = False
     reason: str | None = None
     clear_origin_stack: bool = False
+    now: bool = False
 
 
 class Sending:
@@ -67,8 +70,11 @@ class Sending:
         self._in_fixture = False
         self._begin()
 
-    def _begin(self) -> None:
-        """Begin, or begin anew: all that was sent, used up of the slip or set in the context is void."""
+    def _begin(self, *, again: bool = True) -> None:
+        """Begin, or begin anew: all that was sent, used up of the slip or set in the context is void.
+
+        Not ``again``: what follows is not what an earlier run did, and has none of the ids of its early sends.
+        """
         message = self._message
         self._ended = False
         self._slip = self._first_slip
@@ -78,6 +84,8 @@ class Sending:
         self._sent: list[Message] = []
         self._sent_errors: list[Message] = []
         self._outbox: list[Message] = []
+        self._early: set[int] = set()
+        self._stored: dict[int, Message] | None = None if again else {}
         self._failed_routes = 0
 
     def _require_running(self) -> None:
@@ -87,15 +95,58 @@ class Sending:
                 "threads and tasks that it starts, or a timer must go on with the work"
             )
 
+    @property
+    def _unsent(self) -> list[Message]:
+        """What leaves when the handler has ended."""
+        if not self._early:
+            return self._outbox
+        return [message for ordinal, message in enumerate(self._outbox) if ordinal not in self._early]
+
+    def _put(self, message: Message) -> Message:
+        """Put a message into the outbox; returns it, or what an earlier run of the handler sent early in its place."""
+        ordinal = len(self._outbox)
+        if stored := self._sent_before().get(ordinal):
+            self._early.add(ordinal)
+        self._outbox.append(stored or message)
+        return stored or message
+
+    def _sent_before(self) -> dict[int, Message]:
+        """What an earlier run of the handler sent early, by its place in the outbox."""
+        if self._stored is None:
+            kept = self._agent._client.kept()
+            mine = ((key.partition("|"), body) for key, body in kept.items())
+            self._stored = {
+                int(ordinal): Message.from_json(body)
+                for (handler, _, ordinal), body in mine
+                if handler == self._handler.name and ordinal.isdecimal()
+            }
+        return self._stored
+
+    def _key(self, ordinal: int) -> str:
+        return f"{self._handler.name}|{ordinal}"
+
+    def _send_early(self, first: int = 0) -> list[GemstoneID]:
+        """Send at once what is in the outbox from a place on, and has not left yet."""
+        self._require_running()
+        left = [ordinal for ordinal in range(first, len(self._outbox)) if ordinal not in self._early]
+        for ordinal in left:
+            publish_now = partial(self._agent._client.publish_now, key=self._key(ordinal))
+            self._outbox[ordinal] = sending(self._agent, self._outbox[ordinal], publish_now)
+            self._early.add(ordinal)
+        return [self._outbox[ordinal].id_obj for ordinal in left]
+
     def _send(self, payload: JsonDict, message_format: str, options: Options) -> list[GemstoneID]:
         self._require_running()
         if self._agent._fixtures is not None:
             self._before_sending(options)
+        first = len(self._outbox)
         sender = self._agent._as_sender(self._handler.name)
         matched, self._slip = take_steps(self._slip, sender, self._message, message_format)
         rules: list[RoutingRule | None] = [*matched, ERROR_RULE] if options.is_error else [*matched] or [None]
         draft = self._draft(payload, message_format, options)
         made = [self._follow(rule, draft, options) for rule in rules]
+        if options.now:
+            self._send_early(first)
         return [message.id_obj for message in made if message is not None]
 
     def _before_sending(self, options: Options) -> None:
@@ -144,8 +195,8 @@ class Sending:
             return None
         if self._agent._fixtures is not None:
             message = self._modified(message)
+        message = self._put(message)
         (self._sent_errors if options.is_error else self._sent).append(message)
-        self._outbox.append(message)
         return message
 
     def _update_states(self, rule: RoutingRule | None, routed: Routed) -> None:
@@ -258,8 +309,7 @@ class Sending:
             process_status=process_status,
             origin_guild_stack=origin.origin_guild_stack,
         )
-        self._outbox.append(message)
-        return new_id
+        return self._put(message).id_obj
 
     def _request_guild_update(self, form: str, update: dict[str, Any], path: str | None) -> None:
         request = StateUpdateRequest(

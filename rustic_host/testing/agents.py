@@ -80,3 +80,10 @@ class _Recorder(SimpleClient):
 
     def publish(self, message: Message) -> None:
         self._owner._sent.append(message)
+
+    def publish_now(self, message: Message, key: str) -> Message:
+        self.publish(message)
+        return message
+
+    def kept(self) -> Mapping[str, bytes]:
+        return {}

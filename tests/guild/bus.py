@@ -1,7 +1,7 @@
 """A bus small enough to read: what agents publish waits in a queue, and is handed round one message at a time."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,9 +35,18 @@ class FakeClient:
     def __init__(self, id: str, name: str, message_handler: Callable[[Message], object]) -> None:
         self.id, self.name, self.message_handler = id, name, message_handler
         self.published: list[Message] = []
+        self.early: dict[str, bytes] = {}
 
     def publish(self, message: Message) -> None:
         self.published.append(Message.from_json(message.to_json()))
+
+    def publish_now(self, message: Message, key: str) -> Message:
+        self.publish(message)
+        self.early[key] = message.to_json_bytes()
+        return message
+
+    def kept(self) -> Mapping[str, bytes]:
+        return self.early
 
 
 def agent_spec(cls: type | str, **fields: Any) -> AgentSpec:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import structlog
 
-from rustic_host.guild import dispatch
+from rustic_host.guild import dispatch, publishing
 from rustic_host.telemetry.logs import configure_logging, get_logger
 from rustic_host.telemetry.tracing import AttributeValue, SendSpan, Tracer
 from tests.guild.bus import build, class_name, message
@@ -49,7 +49,8 @@ class RecordingTracer(Tracer):
 @pytest.fixture
 def tracer(monkeypatch: pytest.MonkeyPatch) -> RecordingTracer:
     made = RecordingTracer()
-    monkeypatch.setattr(dispatch, "get_tracer", lambda: made)
+    for module in (dispatch, publishing):
+        monkeypatch.setattr(module, "get_tracer", lambda: made)
     return made
 
 
@@ -103,7 +104,7 @@ def test_without_tracing_the_incoming_traceparent_is_passed_on() -> None:
 
 def test_what_is_logged_while_a_message_is_handled_carries_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
     agent, _ = build(ReplyTwice)
-    stream, publish = io.StringIO(), dispatch.publish
+    stream, publish = io.StringIO(), publishing.publish
 
     def spy(*arguments: Any) -> None:
         get_logger("ours").info("inside")

@@ -120,6 +120,13 @@ class Client:
     def publish(self, message: Message) -> None:
         self._guild.publish(message)
 
+    def publish_now(self, message: Message, key: str) -> Message:
+        self.publish(message)
+        return message
+
+    def kept(self) -> dict[str, bytes]:
+        return {}
+
 
 class MiniGuild:
     """The demo's agents in one thread: a message is handled by all agents of its topics, in order of arrival."""
