@@ -35,6 +35,11 @@ from rustic_host.errors import ConfigError
     type=click.Path(path_type=Path, file_okay=False),
     help="A folder to import agents from, besides the spec's own. Can be given several times.",
 )
+@click.option(
+    "--interop",
+    type=click.Choice(["auto", "on", "off"]),
+    help="Read what Rustic AI's processes publish.  [default: auto: on a server of yours]",
+)
 @socket_option
 def start(specs: tuple[Path, ...], **options: Any) -> None:
     """Run the guilds of SPEC... until stopped (Ctrl-C, SIGTERM or `rustic-host stop`).

@@ -46,7 +46,11 @@ def _host_line(host: dict[str, Any]) -> str:
 def _print_guild(guild: dict[str, Any]) -> None:
     named = "" if guild["name"] == guild["id"] else f" ({guild['name']})"
     print()
-    print(printable(f"guild {guild['id']}{named}: {guild['status']}"))
+    interop = guild.get("interop")
+    taken = f", {number(interop['imported'])} imported from others" if interop and interop["imported"] else ""
+    print(printable(f"guild {guild['id']}{named}: {guild['status']}{taken}"))
+    if interop and interop["error"]:
+        print(printable(f"what others publish is not read: {interop['error']}"))
     if guild["agents"]:
         print_table(_HEADINGS, [_row(agent) for agent in guild["agents"]], _NUMBERS)
     for agent in guild["agents"]:

@@ -9,7 +9,7 @@ from rustic_host.guild.document import DataPath, Document, path_text
 from rustic_host.guild.environment import guild_properties
 from rustic_host.guild.expressions import LANGUAGES, compile_expression
 from rustic_host.guild.outline import items, steps
-from rustic_host.guild.redis_settings import redis_settings
+from rustic_host.guild.redis_settings import interop_setting, redis_settings
 from rustic_host.guild.route_checks import check_routes
 from rustic_host.guild.schema import found
 
@@ -101,6 +101,10 @@ def _check_engine(document: Document, environ: Mapping[str, str]) -> None:
         redis_settings(properties)
     except ConfigError as error:
         document.error(("properties", "messaging"), str(error), code="messaging")
+    try:
+        interop_setting(properties)
+    except ConfigError as error:
+        document.error(("properties", "interop"), str(error), code="value")
     messaging = properties.get("messaging")
     backend = str(messaging.get("backend_class", "")) if isinstance(messaging, dict) else ""
     engine = our_name(str(properties.get("execution_engine") or "")).rpartition(".")[2]

@@ -1,7 +1,7 @@
 """The server that a guild's own settings name: ``properties.messaging``, or the environment of Rustic AI."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 
@@ -9,6 +9,8 @@ from rustic_host.errors import ConfigError
 from rustic_host.guild.aliases import our_name
 from rustic_host.guild.routing import reasons
 from rustic_host.messaging import RedisBackendConfig
+
+Interop = Literal["auto", "on", "off"]
 
 
 def redis_settings(properties: Mapping[str, Any]) -> RedisBackendConfig | None:
@@ -30,6 +32,19 @@ def redis_settings(properties: Mapping[str, Any]) -> RedisBackendConfig | None:
         return RedisBackendConfig.model_validate(client)
     except ValidationError as error:  # the cause may show the password
         raise ConfigError(f"messaging.backend_config.redis_client: {reasons(error)}") from None
+
+
+def interop_setting(properties: Mapping[str, Any]) -> Interop:
+    """Return whether what Rustic AI's processes publish is to be read, as these properties of a guild say.
+
+    Raises:
+        ConfigError: they say something else.
+    """
+    written = properties.get("interop", "auto")
+    named = {True: "on", False: "off"}.get(written, written) if isinstance(written, bool) else written  # as YAML has it
+    if named not in ("auto", "on", "off"):
+        raise ConfigError(f"interop is {written!r}; it must be auto, on or off")
+    return cast(Interop, named)
 
 
 def _class_of(messaging: Mapping[str, Any]) -> str:

@@ -36,12 +36,13 @@ class Buses:
         self._settings, self._runtime = settings, runtime
         self._configs: dict[str, RedisBackendConfig] = {}
         self._by_url: dict[str, HostBus] = {}
+        self._own: RedisBackendConfig | None = None
 
     async def open(self, stack: AsyncExitStack, guilds: Iterable[GuildSpec]) -> None:
         """Reach the servers; ``stack`` closes what was opened. Raises as :meth:`HostBus.open`, and ConfigError."""
         wanted = {guild.id: self._wanted(guild) for guild in guilds}
         if None in wanted.values() or not wanted:
-            own = await self._own_server(stack)
+            own = self._own = await self._own_server(stack)
             await self._open(stack, own)
             self._configs = dict.fromkeys(wanted, own)
         for guild_id, config in wanted.items():
@@ -52,6 +53,14 @@ class Buses:
     def of(self, guild_id: str) -> HostBus:
         """The bus that a guild is on."""
         return self._by_url[self._configs[guild_id].connection_url()]
+
+    def config(self, guild_id: str) -> RedisBackendConfig:
+        """The server that a guild is on, as the guild is to use it."""
+        return self._configs[guild_id]
+
+    def is_own(self, guild_id: str) -> bool:
+        """Whether a guild is on the host's own server, which no process of others can reach."""
+        return self._configs[guild_id] is self._own
 
     def messaging(self, guild_id: str) -> MessagingConfig:
         """What the guild's workers are told of its bus."""

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from rustic_host.host.buses import Buses
 from rustic_host.host.control_socket import ControlSocket
 from rustic_host.host.gateway import Gateway
 from rustic_host.host.guild_service import GuildService
+from rustic_host.host.interop import Interop, is_wanted
 from rustic_host.host.notify import Notifier
 from rustic_host.host.paths import find_socket
 from rustic_host.host.settings import DEFAULT_METRICS_PORT, Settings
@@ -52,6 +53,8 @@ class Host:
         self.started_at = datetime.now(UTC)
         self.metrics_url: str | None = None
         self.supervisors: dict[str, GuildSupervisor] = {}
+        self.interop: dict[str, Interop] = {}
+        """Of the guilds that have bridges to Rustic AI's processes."""
         self.buses = Buses(settings, self.socket_path.parent)
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -113,8 +116,10 @@ class Host:
                 self._announce,
                 self._guild_ends,
             )
+        stack.push_async_callback(self._stop_interop)
         stack.push_async_callback(self._stop_guilds)
         stack.callback(asyncio.create_task(self._keep_slots()).cancel)
+        await asyncio.gather(*(interop.start() for interop in self._interop()))
         for supervisor in self.supervisors.values():
             supervisor.start()
         await self._until_settled()
@@ -145,6 +150,15 @@ class Host:
         rows += ["  status   rustic-host status", f"  metrics  {self.metrics_url}", f"  socket   {self.socket_path}"]
         return "\n".join(rows)
 
+    def _interop(self) -> Iterable[Interop]:
+        for guild_id, supervisor in self.supervisors.items():
+            if is_wanted(self._settings.interop, supervisor.spec, self.buses.is_own(guild_id)):
+                self.interop[guild_id] = Interop(self.buses.config(guild_id), supervisor.spec, supervisor.topics)
+        return self.interop.values()
+
+    async def _stop_interop(self) -> None:
+        await asyncio.gather(*(interop.stop() for interop in self.interop.values()))
+
     async def _stop_guilds(self) -> None:
         await asyncio.gather(*(supervisor.stop() for supervisor in self.supervisors.values()))
 
@@ -166,6 +180,8 @@ class Host:
         except ExecutionError as error:
             log.error("guild_not_stopped", guild=supervisor.spec.id, error=str(error))
             return
+        if interop := self.interop.pop(supervisor.spec.id, None):
+            await interop.stop()
         log.info("guild_stopped", guild=supervisor.spec.id)
         self._announce(f"guild {supervisor.spec.id} stopped, as it was asked to")
         if all(other.status == "stopped" for other in self.supervisors.values()):

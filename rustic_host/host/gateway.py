@@ -19,7 +19,7 @@ from rustic_host.messaging.delivery import frames_of
 from rustic_host.telemetry.logs import get_logger
 from rustic_host.telemetry.metrics import HostCollector, MetricsSnapshot, render
 from rustic_host.telemetry.tracing import get_tracer
-from rustic_host.web.models import AgentStatus, GuildStatus, HostInfo, HostStatus, OutgoingItem
+from rustic_host.web.models import AgentStatus, GuildStatus, HostInfo, HostStatus, InteropStatus, OutgoingItem
 
 if TYPE_CHECKING:
     from rustic_host.host.daemon import Host
@@ -119,6 +119,7 @@ class Gateway:
             processed=processed,
             subscriptions=self._subscriptions(),
             agent_up={(guild, r.spec.name): int(r.status == "running") for guild, r in self._records()},
+            bridge_up={(guild,): int(interop.error is None) for guild, interop in self._host.interop.items()},
             agent_restarts={(guild, r.spec.name): r.restarts for guild, r in self._records()},
         )
         return render(self._collector.collect())
@@ -168,17 +169,24 @@ class Gateway:
             await self._agent_status(record, handled, backlogs, f"{guild}${record.spec.id}")
             for record in supervisor.agents.values()
         ]
+        interop = self._host.interop.get(guild)
+        imported = None if handled is None else sum(n for count, n in handled.items() if count.kind == "imported")
         mine = {topic: n for (owner, topic), n in self._subscriptions().items() if owner == guild and n}
         return GuildStatus(
-            id=guild, name=supervisor.spec.name, status=supervisor.status, agents=agents, subscriptions=mine
+            id=guild,
+            name=supervisor.spec.name,
+            status=supervisor.status,
+            agents=agents,
+            subscriptions=mine,
+            interop=InteropStatus(imported=imported, error=interop.error) if interop else None,
         )
 
     async def _from_redis(self, supervisor: GuildSupervisor) -> tuple[Counts | None, list[Backlog] | None]:
-        topics = {topic for record in supervisor.agents.values() for topic in record.spec.subscribed_topics()}
-        topics |= {topic for record in supervisor.agents.values() for topic in record.topics}
         try:
             bus = self._host.buses.of(supervisor.spec.id)
-            return await bus.counts(supervisor.spec.id), await bus.backlogs(supervisor.spec.id, sorted(topics))
+            return await bus.counts(supervisor.spec.id), await bus.backlogs(
+                supervisor.spec.id, sorted(supervisor.topics())
+            )
         except BackendUnavailableError as error:
             log.warning("status_without_redis", guild=supervisor.spec.id, error=str(error))
             return None, None

@@ -36,5 +36,8 @@ class Settings(BaseSettings):
     """None is ``WARNING`` on a terminal, where what happens is said in words, and ``INFO`` elsewhere."""
     durability: Literal["everysec", "fsync"] = "everysec"
     """Of our own server; ``fsync`` makes it write through to disk before it answers."""
+    interop: Literal["auto", "on", "off"] = "auto"
+    """Whether what Rustic AI's processes publish is read; ``auto`` is as the guild says, else on for a server of yours
+    and off for one of the host's own, which no other process can reach."""
     stop_grace_seconds: float = Field(default=10.0, gt=0, le=86400)
     """How long a worker may take to finish the message in hand; a day at most."""

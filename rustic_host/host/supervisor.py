@@ -110,6 +110,13 @@ class GuildSupervisor:
             return "failed" if statuses == {"failed"} else "degraded"
         return "degraded" if self.settled.is_set() else "starting"
 
+    def topics(self) -> set[str]:
+        """Topics that the guild's agents read, or will when they run; safe in any thread."""
+        found = set(self.service.topics)
+        for record in list(self.agents.values()):
+            found |= {*record.spec.subscribed_topics(), *record.topics}
+        return found
+
     def start(self) -> None:
         """Start the guild's manager; the agents follow as soon as it says which they are."""
         self.service.start()

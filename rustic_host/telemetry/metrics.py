@@ -40,6 +40,8 @@ class MetricsSnapshot:
     """Live subscriptions, by (guild, topic)."""
     agent_up: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """1 for an agent that runs, 0 for one that should, by (guild, agent)."""
+    bridge_up: Mapping[tuple[str], int] = field(default_factory=dict)
+    """1 where what Rustic AI's processes publish is read, 0 where that has failed for now, by (guild,)."""
     agent_restarts: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Restarts since the host started, by (guild, agent)."""
 
@@ -140,6 +142,7 @@ class HostCollector(Collector):
             self._capped("subscriptions", now.subscriptions),
         )
         yield _gauge("rustic_agent_up", "1 when the agent runs.", ("guild", "agent"), now.agent_up)
+        yield _gauge("rustic_bridge_up", "1 when what others publish is read.", ("guild",), now.bridge_up)
         restarts = self._restarts.update(_widened(now.agent_restarts))
         yield _counter("rustic_agent_restarts", "Restarts of the agent's process.", ("guild", "agent"), restarts)
         yield _counter(

@@ -49,6 +49,15 @@ class AgentStatus(BaseModel):
     """Why the status is what it is, when it is not ``running``."""
 
 
+class InteropStatus(BaseModel):
+    """The reading of what Rustic AI's processes publish."""
+
+    imported: int | None = None
+    """Messages taken over since the guild exists; ``None`` is not known."""
+    error: str | None = None
+    """Why nothing is read at present; ``None`` when all is well."""
+
+
 class GuildStatus(BaseModel):
     """One guild and its agents."""
 
@@ -58,6 +67,8 @@ class GuildStatus(BaseModel):
     agents: list[AgentStatus] = []
     subscriptions: dict[str, int] = {}
     """Live subscriptions by topic."""
+    interop: InteropStatus | None = None
+    """``None`` where what Rustic AI's processes publish is not read."""
 
 
 class HostStatus(BaseModel):

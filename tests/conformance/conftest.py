@@ -6,8 +6,10 @@ from contextlib import ExitStack
 import pytest
 
 from rustic_host.messaging import MessagingConfig
-from tests.messaging.conftest import FLAVOURS, binary_of
+from tests.messaging.conftest import FLAVOURS, binary_of, bus, flavour, own_bus, own_server, server, shared_server
 from tests.system.servers import free_port, redis_server
+
+__all__ = ["bus", "flavour", "own_bus", "own_server", "server", "shared_server"]
 
 
 @pytest.fixture(scope="session")

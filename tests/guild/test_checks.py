@@ -230,6 +230,13 @@ def test_processes_cannot_share_memory(tmp_path: Path) -> None:
     assert rows(tmp_path, HEAD + other) == []
 
 
+def test_whether_others_are_heard_is_one_of_three_words(tmp_path: Path) -> None:
+    for word in ("auto", "on", "off", "'on'"):  # YAML reads two of them as true and false
+        assert rows(tmp_path, HEAD + f"properties: {{interop: {word}}}\n") == []
+    text, place = marked(HEAD + "properties: {interop: ^maybe}\n")
+    assert rows(tmp_path, text) == [f"guild.yaml:{place}: error: interop is 'maybe'; it must be auto, on or off"]
+
+
 def test_an_unknown_variable_is_said_where_it_stands(tmp_path: Path) -> None:
     agents = AGENTS.replace("description: d", "description: ^'x{{ topik }}'", 1)
     text, place = marked(HEAD + "configuration: {topic: t}\n" + agents)

@@ -40,6 +40,7 @@ def test_guilds_that_name_one_server_share_it_and_the_rest_share_our_own(server:
     def look(buses: Buses) -> None:
         assert buses.of("a") is buses.of("b")
         assert buses.of("c") is buses.of("d") is not buses.of("a")
+        assert [buses.is_own(name) for name in "abcd"] == [False, False, True, True]
         ttl = [buses.messaging(name).backend_config["redis_client"].get("message_ttl") for name in ("a", "b")]
         assert ttl == [None, 60]
         assert str(server.socket) in buses.shown()

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any
@@ -62,6 +62,7 @@ class Bridge:
         config: the server.
         namespace: the guild id, or the organization's.
         topics: topics that somebody reads (any thread may ask); others are found by themselves.
+        only: these topics and no others, where the namespace is shared with who is none of ours.
         clock: monotonic seconds.
     """
 
@@ -71,17 +72,20 @@ class Bridge:
         namespace: str,
         topics: Callable[[], Iterable[str]] = tuple,
         *,
+        only: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.namespace = namespace
         self.error: str | None = "not connected yet"
         """Why nothing is imported at present; None when all is well."""
-        self._topics, self._clock = topics, clock
+        self._topics, self._clock = (lambda: only) if only else topics, clock
+        self._scans = not only
         patient = config.model_copy(update={"socket_timeout": min(config.socket_timeout, PING_SECONDS)})
         self._bell = Link(patient, f"rustic-host:bridge-bell:{namespace}")
         self._link = Link(patient, f"rustic-host:bridge:{namespace}")
         self._importer = Importer(self._link, config.keys, namespace, pause=self._pause, clock=clock)
-        self._pattern = config.keys.store_pattern(namespace)
+        channels = [config.keys.topic_keys(namespace, topic).store for topic in only]
+        self._subscribe = ["SUBSCRIBE", *channels] if only else ["PSUBSCRIBE", config.keys.store_pattern(namespace)]
         self._prefix = len(f"{config.key_prefix}{namespace}:".encode())
         self._known: set[str] = set()
         self._heard: dict[str, deque[bytes]] = {}
@@ -145,7 +149,7 @@ class Bridge:
         """Subscribe first, then compare: what is stored in between rings."""
         self._bell.connect()
         self._link.connect()
-        self._bell.call("PSUBSCRIBE", self._pattern)
+        self._bell.call(*self._subscribe)
         now = self._clock()
         self._round_at = self._scan_at = now
         self._heard, self._heard_bytes = {}, 0
@@ -196,7 +200,7 @@ class Bridge:
             done.set()
         now = self._clock()
         self._round_at = now + ROUND_SECONDS
-        if now >= self._scan_at:
+        if self._scans and now >= self._scan_at:
             self._scan_at = now + SCAN_SECONDS
             for page in self._importer.topics():
                 self._look_at(page)
@@ -249,9 +253,9 @@ class Bridge:
 
     def _note(self, notice: Any) -> None:
         self._alive()
-        if notice[0] != b"pmessage":
+        if notice[0] not in (b"pmessage", b"message"):
             return
-        channel, body = notice[2], notice[3]
+        *_, channel, body = notice
         topic = channel[self._prefix :].decode(errors="replace")
         bodies = self._heard.setdefault(topic, deque(maxlen=HEARD_BODIES))
         self._heard_bytes += len(body)
