@@ -1,106 +1,135 @@
 """A backend inside one process: one store that all interfaces of the process share."""
 
 import threading
-from bisect import bisect_right, insort
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
+from rustic_host.errors import ConfigError
 from rustic_host.messaging.backend import MessagingBackend
+from rustic_host.messaging.delivery import home_of
+from rustic_host.messaging.memory_store import MemoryStore, Topic
 from rustic_host.messaging.message import Message
+from rustic_host.messaging.published import Frozen, freeze, hand_out
 from rustic_host.telemetry.logs import get_logger
+
+MESSAGE_TTL = 3600.0
+"""Seconds that a message is stored; as on Redis (facts 2.5)."""
+
+MAX_MESSAGES = 10_000
+"""Messages that a topic stores: some 30 MB of small ones."""
 
 log = get_logger(__name__)
 
-
-class _Store:
-    """Messages and subscribers of the process."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.topics: dict[str, list[Message]] = {}
-        self.by_id: dict[tuple[str, int], Message] = {}
-        self.subscribers: dict[str, dict[tuple[int, str], Callable[[Message], object]]] = {}
+Delivery = tuple[Topic, Frozen]
 
 
 class _Deliveries(threading.local):
     """What this thread published and has still to hand out; None when it hands out nothing."""
 
-    waiting: deque[tuple[str, Message]] | None = None
+    waiting: deque[Delivery] | None = None
 
 
-_shared = _Store()
+_shared = MemoryStore()
 _deliveries = _Deliveries()
 
 
 class InMemoryMessagingBackend(MessagingBackend):
     """Calls subscribers in the publisher's thread; what one of them raises reaches neither publisher nor others.
 
-    What a subscriber publishes is delivered after the message that it handles.
+    What a subscriber publishes is delivered after the message that it handles. Every subscriber and every reader gets a
+    message of its own; a publisher may go on changing the one that it published.
+
+    Args:
+        message_ttl: seconds that a message is stored.
+        max_messages: how many a topic stores; its oldest goes first.
+        counts: whether :meth:`counts` is kept.
+        store: where messages are; without one, where all others of the process have theirs.
+
+    Raises:
+        ConfigError: a bound is not above 0.
     """
 
     hands_out_copies = True
 
+    def __init__(
+        self,
+        message_ttl: float = MESSAGE_TTL,
+        max_messages: int = MAX_MESSAGES,
+        counts: bool = True,
+        store: MemoryStore | None = None,
+    ) -> None:
+        for name, value in (("message_ttl", message_ttl), ("max_messages", max_messages)):
+            if not value > 0:
+                raise ConfigError(f"{name} of the in-memory backend must be above 0, not {value}")
+        self._ttl, self._limit, self._counts = message_ttl, max_messages, counts
+        self._store = _shared if store is None else store
+        self._subscribed: dict[str, None] = {}
+
     def store_message(self, namespace: str, topic: str, message: Message) -> None:
         """Store, then call each subscriber."""
-        with _shared.lock:
-            insort(_shared.topics.setdefault(topic, []), message, key=_id)
-            _shared.by_id[namespace, message.id] = message
-        if _deliveries.waiting is not None:
-            _deliveries.waiting.append((topic, message))
-            return
-        _deliveries.waiting = deque([(topic, message)])
-        try:
-            while _deliveries.waiting:
-                _deliver(*_deliveries.waiting.popleft())
-        finally:
-            _deliveries.waiting = None
+        self._publish(namespace, [(topic, freeze(message))])
+
+    def store_copies(self, namespace: str, message: Message) -> None:
+        """Store on all topics of the message, then call their subscribers."""
+        fields = freeze(message)
+        copies = []
+        for topic in dict.fromkeys(message.topic_list):
+            home = home_of(topic, namespace, self.shared_namespace)
+            copies.append((f"{home}:{topic}", {**fields, "topic_published_to": topic}))
+        self._publish(namespace, copies)
 
     def get_messages_for_topic(self, topic: str) -> list[Message]:
         """All, by id."""
-        with _shared.lock:
-            return list(_shared.topics.get(topic, ()))
+        return self.get_messages_for_topic_since(topic, -1)
 
     def get_messages_for_topic_since(self, topic: str, msg_id_since: int) -> list[Message]:
         """Those with a greater id."""
-        with _shared.lock:
-            stored = _shared.topics.get(topic, [])
-            return stored[bisect_right(stored, msg_id_since, key=_id) :]
+        return [hand_out(fields) for fields in self._store.since(topic, msg_id_since)]
 
-    def get_messages_by_id(self, namespace: str, msg_ids: Sequence[int]) -> list[Message]:
+    def get_next_message_for_topic_since(self, topic: str, last_message_id: int) -> Message | None:
+        """The one with the smallest greater id."""
+        found = self._store.since(topic, last_message_id, at_most=1)
+        return hand_out(found[0]) if found else None
+
+    def get_messages_by_id(self, namespace: str, msg_ids: list[int]) -> list[Message]:
         """Those that are stored."""
-        with _shared.lock:
-            found = (_shared.by_id.get((namespace, message_id)) for message_id in msg_ids)
-            return [message for message in found if message is not None]
+        return [hand_out(fields) for fields in self._store.with_ids(namespace, msg_ids)]
 
-    def subscribe(
-        self, topic: str, handler: Callable[[Message], object], client_id: str = "", namespace: str = ""
-    ) -> None:
-        """One handler for each client of this backend object; a second call replaces it."""
-        with _shared.lock:
-            _shared.subscribers.setdefault(topic, {})[id(self), client_id] = handler
+    def subscribe(self, topic: str, handler: Callable[[Message], object]) -> None:
+        """One handler for each topic of this backend object; a second call replaces it."""
+        self._subscribed[topic] = None
+        self._store.add_handler(topic, id(self), handler)
 
-    def unsubscribe(self, topic: str, client_id: str = "") -> None:
-        """End the subscription of one client."""
-        with _shared.lock:
-            _shared.subscribers.get(topic, {}).pop((id(self), client_id), None)
+    def unsubscribe(self, topic: str) -> None:
+        """End the subscription."""
+        self._subscribed.pop(topic, None)
+        self._store.remove_handler(topic, id(self))
 
     def cleanup(self) -> None:
         """End the subscriptions made through this object; the store stays for the others."""
-        with _shared.lock:
-            for handlers in _shared.subscribers.values():
-                for key in [key for key in handlers if key[0] == id(self)]:
-                    del handlers[key]
+        for topic in list(self._subscribed):
+            self.unsubscribe(topic)
 
+    def counts(self, namespace: str) -> dict[str, int]:
+        """Exact counts by the names of :mod:`~rustic_host.messaging.counts`, of all interfaces of the process."""
+        return self._store.counts(namespace)
 
-def _id(message: Message) -> int:
-    return message.id
-
-
-def _deliver(topic: str, message: Message) -> None:
-    with _shared.lock:
-        handlers = list(_shared.subscribers.get(topic, {}).items())
-    for (_, client_id), handler in handlers:
+    def _publish(self, namespace: str, copies: Iterable[tuple[str, Frozen]]) -> None:
+        topics = self._store.put(namespace, copies, self._ttl, self._limit)
+        deliveries = [(topic, fields) for topic, (_, fields) in zip(topics, copies, strict=True)]
+        if _deliveries.waiting is not None:
+            _deliveries.waiting += deliveries
+            return
+        waiting = _deliveries.waiting = deque(deliveries)
         try:
-            handler(message.model_copy(deep=True))
-        except Exception:
-            log.exception("subscriber_failed", topic=topic, client=client_id, message_id=message.id)
+            while waiting:
+                self._deliver(*waiting.popleft())
+        finally:
+            _deliveries.waiting = None
+
+    def _deliver(self, topic: Topic, fields: Frozen) -> None:
+        for handler in self._store.handlers(topic):
+            try:
+                handler(hand_out(fields))
+            except Exception:
+                log.exception("subscriber_failed", topic=topic.name, message_id=fields["id"])

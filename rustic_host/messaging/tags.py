@@ -1,6 +1,6 @@
 """Names of agents on the wire."""
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 
 class AgentTag(BaseModel):
@@ -8,8 +8,10 @@ class AgentTag(BaseModel):
 
     ``==`` is the pattern match that Rustic AI defines, and therefore **not symmetric**: ``AgentTag(name="a") ==
     AgentTag(id="1", name="a")`` is true, the other way round is not. A tag is not hashable for that reason. Say
-    :meth:`matches` where a pattern match is meant.
+    :meth:`matches` where a pattern match is meant. A tag cannot be changed, so messages and their readers share it.
     """
+
+    model_config = ConfigDict(frozen=True)
 
     id: str | None = None
     name: str | None = None

@@ -1,0 +1,99 @@
+"""A sorted sequence of what carries an id, in which inserting and removing cost the same wherever it happens."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from itertools import chain, islice
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+CHUNK = 256
+"""Items of a full chunk: what one insertion moves at most, twice. Measured best of 64 to 4096 with a million items."""
+
+
+class ById(Generic[T]):
+    """Items by id, those with the same id in the order in which they came.
+
+    Ids sort by priority before time, and come from many generators, so items come in any order. They lie in short
+    lists, in order; not thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._last: list[int] = []  # the last id of each chunk
+        self._ids: list[list[int]] = []
+        self._items: list[list[T]] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[T]:
+        return chain.from_iterable(self._items)
+
+    def add(self, number: int, item: T) -> None:
+        """Insert an item behind those with its id and less."""
+        self._count += 1
+        last = self._last
+        if not last or number >= last[-1]:
+            self._append(number, item)
+            return
+        chunk = bisect_right(last, number)
+        ids = self._ids[chunk]
+        position = bisect_right(ids, number)
+        ids.insert(position, number)
+        self._items[chunk].insert(position, item)
+        if len(ids) > 2 * CHUNK:
+            self._split(chunk)
+
+    def remove(self, number: int, item: T) -> None:
+        """Take out an item that was added with this id.
+
+        Raises:
+            KeyError: it is not there.
+        """
+        chunk = bisect_left(self._last, number)
+        while chunk < len(self._ids):
+            ids, items = self._ids[chunk], self._items[chunk]
+            position = bisect_left(ids, number)
+            while position < len(ids) and ids[position] == number:
+                if items[position] is item:
+                    self._delete(chunk, position)
+                    return
+                position += 1
+            if position < len(ids):
+                break
+            chunk += 1
+        raise KeyError(number)
+
+    def after(self, number: int) -> Iterator[T]:
+        """Items with a greater id; to be read before the next change."""
+        chunk = bisect_right(self._last, number)
+        if chunk == len(self._items):
+            return iter(())
+        position = bisect_right(self._ids[chunk], number)
+        return chain(self._items[chunk][position:], chain.from_iterable(islice(self._items, chunk + 1, None)))
+
+    def _append(self, number: int, item: T) -> None:
+        if not self._ids or len(self._ids[-1]) >= CHUNK:
+            self._last.append(number)
+            self._ids.append([number])
+            self._items.append([item])
+            return
+        self._last[-1] = number
+        self._ids[-1].append(number)
+        self._items[-1].append(item)
+
+    def _split(self, chunk: int) -> None:
+        ids, items = self._ids[chunk], self._items[chunk]
+        self._ids[chunk : chunk + 1] = [ids[:CHUNK], ids[CHUNK:]]
+        self._items[chunk : chunk + 1] = [items[:CHUNK], items[CHUNK:]]
+        self._last.insert(chunk, ids[CHUNK - 1])
+
+    def _delete(self, chunk: int, position: int) -> None:
+        self._count -= 1
+        ids = self._ids[chunk]
+        del ids[position], self._items[chunk][position]
+        if not ids:
+            del self._last[chunk], self._ids[chunk], self._items[chunk]
+        else:
+            self._last[chunk] = ids[-1]
