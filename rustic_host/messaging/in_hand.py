@@ -11,6 +11,7 @@ from rustic_host.errors import MessageError, OutboxFullError
 from rustic_host.messaging.backend import MessagingBackend
 from rustic_host.messaging.delivery import Entry, Frame, frames_of
 from rustic_host.messaging.message import Message
+from rustic_host.messaging.published import freeze, hand_out
 from rustic_host.messaging.pump import Pump
 
 OUTBOX_FRAMES = 16384
@@ -106,11 +107,11 @@ class InMemory(InHand):
         return self._all.get(self._at, {})
 
     def publish(self, message: Message) -> None:
-        """After the handler; raises as :meth:`InLog.publish`, for the number of messages alone."""
+        """After the handler, as it is now; raises as :meth:`InLog.publish`, for the number of messages alone."""
         self.owner.backend.sizes.check(message)
         if len(self.sent) >= OUTBOX_FRAMES:
             raise OutboxFullError(f"a handler may send {OUTBOX_FRAMES} messages at its end")
-        self.sent.append(message)
+        self.sent.append(hand_out(freeze(message)))
 
     def send_early(self, key: str, kept: bytes, message: Message | None = None) -> bytes:
         """At once."""

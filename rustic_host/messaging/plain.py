@@ -9,6 +9,7 @@ from rustic_host.messaging.client import Client
 from rustic_host.messaging.handling import Settle
 from rustic_host.messaging.inbox import Inbox
 from rustic_host.messaging.message import Message
+from rustic_host.messaging.published import frozen_of, hand_out
 from rustic_host.telemetry.logs import get_logger
 
 log = get_logger(__name__)
@@ -81,15 +82,15 @@ class PlainSubscriptions:
 
     def _hand_out(self, topic: str, message: Message) -> None:
         """Give each client a message of its own: what one changes nobody else sees."""
-        takers = list(self._takers.get(topic, {}).values())
-        if self._backend.hands_out_copies and takers:
-            *others, last = takers
-        else:
-            others, last = takers, None
-        for taker in others:
-            taker.take(message.model_copy(deep=True))
-        if last:
-            last.take(message)
+        takers = tuple(self._takers.get(topic, {}).values())
+        if not takers:
+            return
+        if len(takers) > 1 or not self._backend.hands_out_copies:
+            frozen = frozen_of(message)
+            for taker in takers[:-1]:
+                taker.take(hand_out(frozen))
+            message = message if self._backend.hands_out_copies else hand_out(frozen)
+        takers[-1].take(message)
 
     def _inbox(self, client: Client) -> Inbox:
         if client.id not in self._inboxes:

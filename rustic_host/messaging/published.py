@@ -117,9 +117,9 @@ def hand_out(fields: Frozen) -> Message:
     return made  # type: ignore[no-any-return]
 
 
-def as_it_came(message: Message) -> Message:
-    """Return a received message once more, without what its reader changed; any other message copied."""
-    return hand_out(message.published if message.__class__ is Received else freeze(message))
+def frozen_of(message: Message) -> Frozen:
+    """Return the fields of a received message as published, whatever its reader changed; or :func:`freeze`."""
+    return message.published if message.__class__ is Received else freeze(message)
 
 
 def _copied(value: Any) -> Any:

@@ -512,7 +512,7 @@ def test_plain_callbacks_of_the_backend_are_durable_too(bus: Bus) -> None:
 def test_memory_is_shared_within_the_process() -> None:
     first, second = InMemoryMessagingBackend(), InMemoryMessagingBackend()
     seen: list[int] = []
-    second.subscribe("shared:t", lambda received: seen.append(received.id), "c")
+    second.subscribe("shared:t", lambda received: seen.append(received.id))
     sent = message("t")
     first.store_message("shared", "shared:t", sent)
     assert seen == [sent.id]

@@ -20,7 +20,7 @@ from rustic_host.messaging import (
     RoutingRule,
     RoutingSlip,
 )
-from rustic_host.messaging.published import as_it_came, freeze, hand_out
+from rustic_host.messaging.published import freeze, frozen_of, hand_out
 from tests.messaging.bus import message
 from tests.messaging.test_message import MESSAGE
 
@@ -98,7 +98,7 @@ def test_what_a_reader_changes_is_its_own(change: Callable[[Message], object]) -
     first, second = hand_out(frozen), hand_out(frozen)
     change(first)
     assert first.to_json_bytes() != as_published
-    for other in (published, second, hand_out(frozen), as_it_came(first)):
+    for other in (published, second, hand_out(frozen), hand_out(frozen_of(first))):
         assert other.to_json_bytes() == as_published
 
 
