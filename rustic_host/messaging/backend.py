@@ -75,6 +75,14 @@ class MessagingBackend(ABC):
         """Let go of connections, threads and subscriptions; stored messages stay."""
         return
 
+    def count_processed(self, namespace: str, topic: str, client_id: str, outcome: str) -> None:
+        """Note what became of a message that an interface delivered; called over a backend without a log only."""
+        return
+
+    def counts(self, namespace: str) -> dict[str, int]:
+        """What was counted, by the names of :mod:`~rustic_host.messaging.counts`; nothing where that is not offered."""
+        return {}
+
     def load_state(self, namespace: str, client_id: str) -> tuple[int, dict[str, Any]]:
         """Version and state of what a client keeps; 0 and nothing where none is stored."""
         return 0, {}

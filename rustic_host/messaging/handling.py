@@ -77,10 +77,25 @@ class Handling:
         What is sent goes out at the end, and is void with Later or a failure.
         """
         topic = message.topic_published_to or ""
+        if not is_for(client.id, topic, message):
+            settle(message, outcome := "filtered")
+        elif message.ttl is not None and (late := self.late(client, topic, message)):
+            outcome = self._store_letter(client, message, "expired", late)
+        else:
+            answer = self._handled(client, settle, topic, message, publish)
+            if isinstance(answer, Later):
+                return answer
+            outcome = answer
+        self.backend.count_processed(self.namespace, topic, client.id, outcome)
+        return outcome
+
+    def _handled(
+        self, client: Client, settle: Settle, topic: str, message: Message, publish: Callable[[Message], None]
+    ) -> str | Later:
         hand = in_hand.InMemory(self, (client.id, topic, message.id), self._early)
         token = in_hand.current.set(hand)
         try:
-            answer = self._settled(client, settle, topic, message)
+            answer = self._settled(client, settle, message)
         except Exception as failure:
             log.exception("subscriber_failed", client=client.id, topic=topic, message_id=message.id)
             hand.forget()
@@ -94,11 +109,9 @@ class Handling:
                 publish(each)
         return answer
 
-    def _settled(self, client: Client, settle: Settle, topic: str, message: Message) -> str | Later:
-        if late := self.late(client, topic, message):
-            return self._store_letter(client, message, "expired", late)
+    def _settled(self, client: Client, settle: Settle, message: Message) -> str | Later:
         try:
-            answer = self.deliver(client, topic, message)
+            answer = self._notified(client, message)
         except Exception as failure:
             settle(message, failure)
             raise
@@ -117,6 +130,9 @@ class Handling:
         """Hand a message to the client, unless it is not for it; returns the outcome."""
         if not is_for(client.id, topic, message):
             return "filtered"
+        return self._notified(client, message)
+
+    def _notified(self, client: Client, message: Message) -> str | Later:
         without_mark(message)
         if message.enrich_with_history:
             self._enrich(message)

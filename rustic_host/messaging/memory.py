@@ -110,6 +110,11 @@ class InMemoryMessagingBackend(MessagingBackend):
         for topic in list(self._subscribed):
             self.unsubscribe(topic)
 
+    def count_processed(self, namespace: str, topic: str, client_id: str, outcome: str) -> None:
+        """Count, unless counts are off."""
+        if self._counts:
+            self._store.count_processed(namespace, topic, client_id, outcome)
+
     def counts(self, namespace: str) -> dict[str, int]:
         """Exact counts by the names of :mod:`~rustic_host.messaging.counts`, of all interfaces of the process."""
         return self._store.counts(namespace)

@@ -79,7 +79,7 @@ class MemoryStore:
         self._due: list[tuple[float, int, Topic]] = []  # a heap of the watched topics
         self._numbers = count()
         self._forgotten: Counter[str] = Counter()  # published on topics that are no more
-        self._processed: dict[tuple[str, str, str], int] = {}
+        self._processed: dict[str, dict[tuple[str, str, str], int]] = {}
 
     def put(self, namespace: str, copies: Iterable[tuple[str, Frozen]], ttl: float, limit: int) -> list[Topic]:
         """Store one message on its topics, and return these; each forgets its oldest beyond ``limit``."""
@@ -126,23 +126,21 @@ class MemoryStore:
             found = (ids.get(number) for number in numbers)
             return [record[1] for record in found if record is not None and record[0] > now]
 
-    def count_processed(self, topic: str, client_id: str, outcome: str) -> None:
-        """Note that a client is done with a message of a topic (with its namespace)."""
+    def count_processed(self, namespace: str, topic: str, client_id: str, outcome: str) -> None:
+        """Note that a client is done with a message of a topic (without namespace)."""
         key = topic, client_id, outcome
         with self._lock:
-            self._processed[key] = self._processed.get(key, 0) + 1
+            processed = self._processed.setdefault(namespace, {})
+            processed[key] = processed.get(key, 0) + 1
 
     def counts(self, namespace: str) -> dict[str, int]:
         """Exact counts of a namespace, by the names that the scripts on Redis give them."""
         mine = f"{namespace}:"
         with self._lock:
             published = self._forgotten + Counter({name: topic.published for name, topic in self._topics.items()})
-            processed = dict(self._processed)
+            processed = dict(self._processed.get(namespace, ()))
         found = {names.published(name.removeprefix(mine)): n for name, n in published.items() if name.startswith(mine)}
-        for (topic, client_id, outcome), number in processed.items():
-            if topic.startswith(mine):
-                found[names.processed(topic.removeprefix(mine), client_id, outcome)] = number
-        return found
+        return found | {names.processed(*key): number for key, number in processed.items()}
 
     def _put(self, namespace: str, name: str, record: Record, limit: int) -> Topic:
         topic = self._topics.get(name) or self._topic(name)
