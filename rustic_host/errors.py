@@ -105,6 +105,10 @@ class GroupLostError(MessagingError):
     """The record of what a client has read is gone from Redis; guessing a position would lose or double messages."""
 
 
+class LostToRetentionError(MessagingError):
+    """A message was cut by retention before its client had committed it: only the number of its log entry is left."""
+
+
 class CommitRefusedError(MessagingError):
     """A commit changed nothing because what it rests on is no longer so; read pending messages again."""
 

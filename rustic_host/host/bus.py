@@ -1,7 +1,7 @@
 """The host's own view of the bus: publishes for clients, tails topics, reads the exact counts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from rustic_host.messaging.redis import slots
 from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.link import Link
 from rustic_host.messaging.redis.publisher import Publisher
+from rustic_host.messaging.redis.retention import Bounds, Janitor, Sweep
 
 SAFE_POLICIES = ("noeviction", "volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl")
 """Any ``allkeys-*`` policy evicts logs and state (attacks, A8)."""
@@ -45,10 +46,12 @@ class HostBus:
 
     Args:
         config: the server.
+        bounds: how much of each topic is kept.
     """
 
-    def __init__(self, config: RedisBackendConfig) -> None:
+    def __init__(self, config: RedisBackendConfig, bounds: Bounds = Bounds()) -> None:  # noqa: B008 - a tuple
         self.config = config
+        self._janitor = Janitor(config, bounds)
         self._publisher = Publisher(config, "rustic-host:host")
         self._redis: redis_async.Redis = redis_async.Redis.from_url(
             config.connection_url(),
@@ -75,6 +78,10 @@ class HostBus:
         """Store frames; raises as :meth:`Publisher.publish`."""
         await asyncio.to_thread(self._publisher.publish, namespace, frames)
 
+    async def sweep(self, namespace: str, shared: str, named: Collection[str] | None) -> Sweep:
+        """Cut what is too old or too much; raises as :meth:`Janitor.sweep`. One at a time."""
+        return await asyncio.to_thread(self._janitor.sweep, namespace, shared, named)
+
     async def renew_slot(self) -> None:
         """Keep the id slot."""
         await asyncio.to_thread(slots.renew, self._publisher, [self.slot])
@@ -98,13 +105,14 @@ class HostBus:
         names = list(topics)
         pipeline = self._redis.pipeline(transaction=False)
         for topic in names:
+            pipeline.xlen(self.config.keys.topic_keys(namespace, topic).log)
             pipeline.xinfo_groups(self.config.keys.topic_keys(namespace, topic).log)
         replies = await self._ask(pipeline.execute(raise_on_error=False))
         found = []
-        for topic, reply in zip(names, replies, strict=True):
-            if isinstance(reply, Exception):  # no log yet
+        for topic, length, groups in zip(names, replies[::2], replies[1::2], strict=True):
+            if isinstance(groups, Exception):  # no log yet
                 continue
-            found += [Backlog(topic, group["name"].decode(), _entries(group)) for group in reply]
+            found += [Backlog(topic, group["name"].decode(), _entries(group, length)) for group in groups]
         return found
 
     def tail(self, namespace: str, topics: Sequence[str], start: str | None) -> AsyncIterator[bytes]:
@@ -116,8 +124,8 @@ class HostBus:
         leaving = Publisher(self.config, "rustic-host:leaving", deadline=LEAVE_SECONDS)
         with suppress(BackendUnavailableError, BackendRefusedError, AttributeError):
             await asyncio.to_thread(slots.release, leaving, [self.slot])
-        for publisher in (leaving, self._publisher):
-            await asyncio.to_thread(publisher.close)
+        for held in (leaving, self._publisher, self._janitor):
+            await asyncio.to_thread(held.close)
         await self._redis.aclose()
 
     def _check(self) -> None:
@@ -143,6 +151,6 @@ class HostBus:
             raise BackendUnavailableError(f"{self.config.shown()}: {error}") from error
 
 
-def _entries(group: Any) -> int:
-    """``lag`` is unknown (None) after entries in the middle of a log were deleted."""
-    return int(group["lag"] or 0) + int(group["pending"])
+def _entries(group: Any, length: int) -> int:
+    """The server's ``lag`` goes on counting what was cut unread; it is unknown after a deletion in the middle."""
+    return min(int(group["lag"] or 0), length) + int(group["pending"])

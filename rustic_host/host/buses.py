@@ -101,7 +101,7 @@ class Buses:
     async def _open(self, stack: AsyncExitStack, config: RedisBackendConfig) -> None:
         url = config.connection_url()
         if url not in self._by_url:
-            bus = HostBus(config)
+            bus = HostBus(config, self._settings.bounds)
             stack.push_async_callback(bus.close)
             await bus.open()
             self._by_url[url] = bus

@@ -23,6 +23,7 @@ from rustic_host.host.notify import Notifier
 from rustic_host.host.paths import find_socket
 from rustic_host.host.settings import DEFAULT_METRICS_PORT, Settings
 from rustic_host.host.supervisor import Announce, GuildSupervisor
+from rustic_host.host.sweeper import Sweeper
 from rustic_host.messaging.redis import slots
 from rustic_host.telemetry.logs import get_logger
 from rustic_host.telemetry.tracing import configure_tracing, shutdown_tracing
@@ -56,6 +57,7 @@ class Host:
         self.interop: dict[str, Interop] = {}
         """Of the guilds that have bridges to Rustic AI's processes."""
         self.buses = Buses(settings, self.socket_path.parent)
+        self.sweeper = Sweeper(self.buses, self.supervisors)
         self._ending: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -120,6 +122,7 @@ class Host:
         stack.push_async_callback(self._stop_guilds)
         stack.callback(asyncio.create_task(self._keep_slots()).cancel)
         await asyncio.gather(*(interop.start() for interop in self._interop()))
+        stack.callback(asyncio.create_task(self.sweeper.run()).cancel)
         for supervisor in self.supervisors.values():
             supervisor.start()
         await self._until_settled()

@@ -121,8 +121,16 @@ class Gateway:
             agent_up={(guild, r.spec.name): int(r.status == "running") for guild, r in self._records()},
             bridge_up={(guild,): int(interop.error is None) for guild, interop in self._host.interop.items()},
             agent_restarts={(guild, r.spec.name): r.restarts for guild, r in self._records()},
+            retention_fill=self._retention_fill(),
         )
         return render(self._collector.collect())
+
+    def _retention_fill(self) -> dict[tuple[str, str, str], float]:
+        fill: dict[tuple[str, str, str], float] = {}
+        for guild, rows in self._host.sweeper.slow.items():
+            names = {f"{guild}${r.spec.id}": r.spec.name for of, r in self._records() if of == guild}
+            fill |= {(guild, s.topic, names.get(s.client_id, s.client_id)): s.entries / s.cap for s in rows}
+        return fill
 
     def _records(self) -> list[tuple[str, AgentRecord]]:
         supervisors = self._host.supervisors.items()
@@ -161,6 +169,12 @@ class Gateway:
                 thread=thread,
                 traceparent=span.traceparent,
             )
+
+    def _slow(self, client_id: str) -> str | None:
+        """Why an agent that runs is not well."""
+        slow = [s for rows in self._host.sweeper.slow.values() for s in rows if s.client_id == client_id]
+        told = [f"{s.entries:,} unread messages on {s.topic}, of {s.cap:,} that are kept" for s in slow]
+        return "; ".join(told) or None
 
     async def _guild_status(self, supervisor: GuildSupervisor) -> GuildStatus:
         guild = supervisor.spec.id
@@ -207,5 +221,5 @@ class Gateway:
             pss_bytes=await asyncio.to_thread(pss_bytes, record.pid) if record.pid else None,
             handled=counted,
             lag=lag,
-            reason=None if record.status == "running" else record.reason or record.error or None,
+            reason=self._slow(client_id) if record.status == "running" else record.reason or record.error or None,
         )

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from rustic_host.messaging.redis.retention import Bounds
+
 DEFAULT_METRICS_PORT = 9464
 """OpenTelemetry's default port of a Prometheus exporter (``OTEL_EXPORTER_PROMETHEUS_PORT``)."""
 
@@ -35,9 +37,30 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] | None = None
     """None is ``WARNING`` on a terminal, where what happens is said in words, and ``INFO`` elsewhere."""
     durability: Literal["everysec", "fsync"] = "everysec"
-    """Of our own server; ``fsync`` makes it write through to disk before it answers."""
+    """Of our own server; ``fsync`` makes it write through to disk before it answers. Another's must do so then."""
     interop: Literal["auto", "on", "off"] = "auto"
     """Whether what Rustic AI's processes publish is read; ``auto`` is as the guild says, else on for a server of yours
     and off for one of the host's own, which no other process can reach."""
+    retention_seconds: float = Field(default=Bounds().age_seconds, ge=60)
+    """Age at which messages are cut, but for those that a client has still to commit."""
+    retention_entries: int = Field(default=Bounds().entries, ge=100)
+    """Messages that a topic may hold, whoever has read them."""
+    retention_bytes: int = Field(default=Bounds().bytes, ge=1 << 20)
+    """Bytes of Redis' memory that a topic may take, whoever has read it."""
+    dead_letter_seconds: float = Field(default=Bounds().letter_seconds, ge=60)
+    """Age at which dead letters are cut."""
+    client_seconds: float = Field(default=Bounds().client_seconds, ge=3600)
+    """The position of a client that no spec names and that has not read for so long is given up."""
     stop_grace_seconds: float = Field(default=10.0, gt=0, le=86400)
     """How long a worker may take to finish the message in hand; a day at most."""
+
+    @property
+    def bounds(self) -> Bounds:
+        """How much of each topic is kept."""
+        return Bounds(
+            self.retention_seconds,
+            self.retention_entries,
+            self.retention_bytes,
+            self.dead_letter_seconds,
+            self.client_seconds,
+        )

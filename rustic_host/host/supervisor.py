@@ -138,6 +138,11 @@ class GuildSupervisor:
         finally:
             await self.service.stop()
 
+    def client_ids(self) -> set[str] | None:
+        """Of the agents and the manager; None before the manager has said which agents were added in earlier runs."""
+        ids = {record.spec.id for record in self.agents.values()} | {agent.id for agent in self.spec.agents}
+        return {f"{self.spec.id}${each}" for each in ids} | {self.service.client_id} if self._followed else None
+
     # ---- what the guild's manager asks (GuildRunner) ----------------------------------------------------------
 
     def follow(self, spec: GuildSpec) -> None:

@@ -25,7 +25,10 @@ def dead_letter(
     error: Exception | None,
     backend: str = "RedisMessagingBackend",
 ) -> Message:
-    """The dead letter of ``entry``; an entry that is no message is kept as text in ``original_text``."""
+    """The dead letter of ``entry``; an entry that is no message is kept as text in ``original_text``.
+
+    Of an entry that retention cut only ``entry_id`` is left.
+    """
     if message is not None:
         without_mark(message)
     payload: dict[str, Any] = {
@@ -37,8 +40,10 @@ def dead_letter(
         "error_type": type(error).__name__,
         "error_message": str(error).encode(errors="backslashreplace").decode(),  # a file name may hold any byte
     }
-    if message is None:
-        payload["original_text"] = (entry.body or b"").decode(errors="replace")
+    if entry.body is None:
+        payload["entry_id"] = entry.entry_id
+    elif message is None:
+        payload["original_text"] = entry.body.decode(errors="replace")
     return Message(
         id_obj,
         sender=SENDER,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from operator import is_
 from typing import Any, Protocol
 
-from rustic_host.errors import MessageExpiredError
+from rustic_host.errors import LostToRetentionError, MessageExpiredError
 from rustic_host.messaging import in_hand
 from rustic_host.messaging.backend import MessagingBackend
 from rustic_host.messaging.client import Client
@@ -144,7 +144,7 @@ class Handling:
     ) -> Result:
         """Facts 2.4: a dead letter, in the commit that acknowledges. One about the dead letter topic is only logged."""
         if entry.body is None:
-            return Result(entry, "lost_to_retention")
+            outcome, error = "lost_to_retention", LostToRetentionError(f"log entry {entry.entry_id} was cut")
         if entry.topic == DEAD_LETTER_TOPIC:
             log.error("dead_letter_not_handled", client=client.id, error=str(error))
             return Result(entry, outcome)

@@ -44,6 +44,8 @@ class MetricsSnapshot:
     """1 where what Rustic AI's processes publish is read, 0 where that has failed for now, by (guild,)."""
     agent_restarts: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Restarts since the host started, by (guild, agent)."""
+    retention_fill: Mapping[tuple[str, str, str], float] = field(default_factory=dict)
+    """Share of what a topic may hold that an agent has not read, by (guild, topic, agent); at 1 it loses messages."""
 
 
 class LabelCap:
@@ -143,6 +145,12 @@ class HostCollector(Collector):
         )
         yield _gauge("rustic_agent_up", "1 when the agent runs.", ("guild", "agent"), now.agent_up)
         yield _gauge("rustic_bridge_up", "1 when what others publish is read.", ("guild",), now.bridge_up)
+        yield _gauge(
+            "rustic_retention_unread_ratio",
+            "Share of what the topic may hold that the agent has not read, from a half on; at 1 messages are lost.",
+            ("guild", "topic", "agent"),
+            self._fullest(now.retention_fill),
+        )
         restarts = self._restarts.update(_widened(now.agent_restarts))
         yield _counter("rustic_agent_restarts", "Restarts of the agent's process.", ("guild", "agent"), restarts)
         yield _counter(
@@ -152,6 +160,14 @@ class HostCollector(Collector):
             self._dropped.update({(metric,): count for metric, count in self._cap.dropped().items()}),
         )
         yield InfoMetricFamily("rustic_build", "The host's version.", value={"version": self._version})
+
+    def _fullest(self, shares: Mapping[tuple[str, str, str], float]) -> dict[Labels, float]:
+        """With the topics beyond the cap as one: that of which most is unread."""
+        fullest: dict[Labels, float] = {}
+        for (guild, topic, agent), share in sorted(shares.items()):
+            labels = (guild, self._cap.label("retention", guild, topic), agent)
+            fullest[labels] = max(share, fullest.get(labels, 0.0))
+        return fullest
 
     def _capped(self, metric: str, counts: Mapping[_SomeLabels, int]) -> dict[Labels, int]:
         """Return ``counts``, keyed by (guild, topic, ...), with the topics beyond the cap added up."""
@@ -190,8 +206,8 @@ def _counter(name: str, text: str, names: Labels, counts: Mapping[Labels, int]) 
     return family
 
 
-def _gauge(name: str, text: str, names: Labels, values: Mapping[_SomeLabels, int]) -> Metric:
+def _gauge(name: str, text: str, names: Labels, values: Mapping[_SomeLabels, float]) -> Metric:
     family = GaugeMetricFamily(name, text, labels=names)
-    for labels, value in sorted(_widened(values).items()):
+    for labels, value in sorted(((*labels,), value) for labels, value in values.items()):
         family.add_metric(labels, value)
     return family

@@ -16,6 +16,7 @@ from tests.system.demo import (
     grep_counts,
     line_count,
     metric,
+    metrics,
     report,
     send_lines,
     subscriptions,
@@ -174,3 +175,37 @@ def test_counters_never_fall_when_everything_is_killed() -> None:
         again = metric(host, "rustic_messages_published_total", "topic")
         assert again["lines"] == before["lines"] + 1
         assert again["reports"] == 2
+
+
+BUSY = """
+class Busy(Agent):
+    @processor(JsonDict)
+    def work(self, ctx: ProcessContext[JsonDict]) -> None:
+        while not (HERE / "go").exists():
+            threading.Event().wait(0.05)
+"""
+
+
+def test_an_agent_slower_than_retention_is_told_before_it_loses_messages_and_counted_after(tmp_path: Path) -> None:
+    rows = [
+        {"id": "b", "name": "busy", "description": "-", "class_name": "guild_agents.Busy", "additional_topics": ["t"]}
+    ]
+    spec = written_guild(tmp_path, {"id": "g", "name": "G", "description": "-", "agents": rows}, BUSY)
+    (tmp_path / "lines").write_text('{"n": 1}\n' * 80)
+    with demo_host([spec], RUSTIC_HOST_RETENTION_ENTRIES="100") as host:
+        host.start()
+        host.cli("send", "g", "t", "--lines", str(tmp_path / "lines"))
+        told = wait_agents(host, lambda found: bool(found["busy"]["reason"]))["busy"]
+        assert (told["status"], told["reason"]) == ("running", "80 unread messages on t, of 100 that are kept")
+        (share,) = metrics(host)["rustic_retention_unread_ratio"].values()
+        assert share == 0.8
+        host.cli("send", "g", "t", "--lines", str(tmp_path / "lines"))
+        host.cli("send", "g", "t", "--lines", str(tmp_path / "lines"))
+        lost = until(
+            lambda: metric(host, "rustic_messages_processed_total", "outcome"), lambda f: "lost_to_retention" in f
+        )
+        read = lost["lost_to_retention"]
+        assert 0 < read <= 140
+        (tmp_path / "go").touch()
+        until(lambda: metric(host, "rustic_messages_processed_total", "outcome"), lambda f: sum(f.values()) >= 240)
+        wait_agents(host, lambda found: found["busy"]["reason"] is None)

@@ -151,7 +151,9 @@ class _Subscriptions:
 
     def _handle(self, entry: Entry) -> Result:
         handler = self._handlers.get(entry.topic)
-        if handler is None or entry.body is None:
+        if entry.body is None:
+            return Result(entry, "lost_to_retention")
+        if handler is None:
             return Result(entry, "unhandled")
         try:
             handler(Message.from_json(entry.body))

@@ -59,6 +59,18 @@ class Keys:
         """Pub/Sub channel that says that a bridge took something into a log: its own notice came too early."""
         return f"{self.prefix}rustic-host:{namespace}:imports"
 
+    def retention_key(self, namespace: str) -> str:
+        """HASH ``floor:<log>`` -> the score below which a topic was cut: what is older is not stored again."""
+        return f"{self.prefix}rustic-host:{namespace}:retention"
+
+    def sweeper_key(self, namespace: str) -> str:
+        """STRING that expires: somebody cuts the namespace's topics; libraries leave it to them while it is there."""
+        return f"{self.prefix}rustic-host:{namespace}:sweeper"
+
+    def schema_key(self, namespace: str) -> str:
+        """STRING, the version of the layout that a namespace is stored in."""
+        return f"{self.prefix}rustic-host:{namespace}:schema"
+
     def slots_key(self) -> str:
         """ZSET of leased id slots, one for the whole server."""
         return f"{self.prefix}rustic-host:id-slots"

@@ -106,6 +106,19 @@ class Link:
             connection.connect()
         self._connection, self._pid = connection, os.getpid()
 
+    def duplicate(self) -> int:
+        """The socket's descriptor once more, to wait on while others use the connection; the caller closes it."""
+        with self._exchange() as connection:
+            return os.dup(connection._sock.fileno())
+
+    def close_if_hung_up(self) -> None:
+        """Drop a connection that the server has ended."""
+        if self.connected:
+            poll = select.poll()
+            poll.register(self._connection._sock.fileno(), select.POLLRDHUP)
+            if poll.poll(0):
+                self.close()
+
     def close(self) -> None:
         """Drop the connection; replies under way are lost."""
         connection, self._connection = self._connection, None

@@ -1,16 +1,23 @@
-"""Publishing outside handlers: its own connection, retried until a deadline, re-sent after every reconnect."""
+"""Publishing outside handlers: its own connection, retried until a deadline, re-sent after every reconnect.
 
+What waits to be stored is held by the threads that publish it, each with its deadline: no queue could grow.
+"""
+
+import os
 import random
+import select
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from typing import TypeVar
 
 from rustic_host.errors import (
     BackendRefusedError,
     BackendUnavailableError,
+    MessagingError,
     PublishRefusedError,
     PublishUnavailableError,
 )
@@ -36,6 +43,11 @@ RESEND_MAX_AGE_SECONDS = 3600.0
 
 RETRY_MAX_SECONDS = 0.4
 """Longest pause between attempts, before up to half as much again by chance."""
+
+PING_SECONDS = 15.0
+"""How often a resting connection is tried, as long as there is something to store again: a machine that vanished hangs
+up on nobody."""
+
 
 PUBLISH = Script("publish")
 
@@ -92,7 +104,9 @@ class Publisher:
     ) -> None:
         patience = min(config.socket_timeout, deadline)
         self.keys = config.keys
-        self._link = Link(config.model_copy(update={"socket_timeout": patience}), name)
+        connecting = min(config.socket_connect_timeout, deadline)
+        limits = {"socket_timeout": patience, "socket_connect_timeout": connecting}
+        self._link = Link(config.model_copy(update=limits), name)
         self._ttl = config.message_ttl
         self._deadline = deadline
         self._clock = clock
@@ -100,7 +114,8 @@ class Publisher:
         self._closed = threading.Event()
         self._recent: deque[tuple[float, str, Frame]] = deque()
         self._recent_bytes = 0
-        self._connected_once = False
+        self._owed = False
+        self._watcher: threading.Thread | None = None
         self._sent = False
 
     def publish(self, namespace: str, frames: Sequence[Frame]) -> None:
@@ -111,8 +126,7 @@ class Publisher:
                 which nobody knows. Publishing the same frames again is safe.
             PublishRefusedError: the server refused; nothing of the refused call is stored.
         """
-        with self._lock:
-            give_up = self._clock() + self._deadline
+        with self._turn(frames) as give_up:
             done = 0
             for run in slices(frames):
                 self._sent = False
@@ -125,29 +139,43 @@ class Publisher:
                     raise PublishRefusedError(str(error), *_ids(frames, done, done)) from error
                 self._remember(namespace, run)
                 done += len(run)
+        self._watch_over()
 
     def call(self, *command: Argument) -> object:
         """One command outside publishing, under the same deadline; it must be harmless to repeat."""
-        with self._lock:
-            return self._retried(lambda: self._link.call(*command), self._clock() + self._deadline)
+        with self._turn() as give_up:
+            return self._retried(lambda: self._link.call(*command), give_up)
 
     def run(self, script: Script, script_keys: Sequence[Argument], args: Sequence[Argument]) -> object:
         """Run a script that is harmless to repeat, under the same deadline."""
-        with self._lock:
-            return self._retried(lambda: self._link.run(script, script_keys, args), self._clock() + self._deadline)
+        with self._turn() as give_up:
+            return self._retried(lambda: self._link.run(script, script_keys, args), give_up)
 
     def close(self) -> None:
         """End the connection; a publish that is being retried gives up."""
         self._closed.set()
         with self._lock:
             self._link.close()
+        if self._watcher is not None and self._watcher is not threading.current_thread():
+            self._watcher.join()
+
+    @contextmanager
+    def _turn(self, frames: Sequence[Frame] = ()) -> Iterator[float]:
+        """The connection for oneself; yields when to give up, which counts from before others were waited for."""
+        give_up = self._clock() + self._deadline
+        if not self._lock.acquire(timeout=self._deadline):
+            text = f"{self._link.where}: others have waited for it for {self._deadline:g} s"
+            raise PublishUnavailableError(text, *_ids(frames, 0, 0))
+        try:
+            yield give_up
+        finally:
+            self._lock.release()
 
     def _retried(self, action: Callable[[], T], give_up: float) -> T:
         delay = 0.01
         while True:
             try:
-                if not self._link.connected:
-                    self._reconnect()
+                self._ready()
                 return action()
             except BackendUnavailableError:
                 left = give_up - self._clock()
@@ -155,27 +183,72 @@ class Publisher:
                     raise
                 delay = min(delay * 2, RETRY_MAX_SECONDS)
 
-    def _reconnect(self) -> None:
-        self._link.connect()
-        if self._connected_once:
+    def _ready(self) -> None:
+        """Be connected, with everything stored again that the server may have lost."""
+        if not self._link.connected:
+            self._link.connect()
+            self._owed = True
+        if self._owed:  # also when the server took the connection, but no message yet
             self._resend()
-        self._connected_once = True
+            self._owed = False
 
     def _resend(self) -> None:
         self._forget(confirmed_before=self._clock() - RESEND_MAX_AGE_SECONDS)
         for namespace, run in _by_namespace(self._recent):
             try:
-                self._store(namespace, run)
+                self._store(namespace, run, again=True)
             except BackendRefusedError as error:  # of no concern to whoever publishes now
                 log.warning("not_stored_again", namespace=namespace, messages=len(run), error=str(error))
 
-    def _store(self, namespace: str, frames: Sequence[Frame]) -> None:
-        self._sent = True
+    def _watch_over(self) -> None:
+        """From the first message on, somebody must notice that the server is gone also when nobody publishes."""
+        if (self._watcher is None or not self._watcher.is_alive()) and not self._closed.is_set():
+            self._watcher = threading.Thread(target=self._watch, name="publisher-watch", daemon=True)
+            self._watcher.start()
+
+    def _watch(self) -> None:
+        delay = 0.01
+        while not self._closed.is_set():
+            with self._lock:
+                line = self._mended()
+            if line is None:
+                self._closed.wait(delay * random.uniform(0.5, 1.5))
+                delay = min(delay * 2, RETRY_MAX_SECONDS)
+            elif not _hung_up(line, PING_SECONDS):
+                with self._lock:
+                    self._ping()
+            else:
+                delay = 0.01
+
+    def _mended(self) -> int | None:
+        """The connection's descriptor, once more (so that nobody closes it meanwhile); None when there is none."""
+        try:
+            self._link.close_if_hung_up()
+            self._ready()
+            return self._link.duplicate()
+        except MessagingError as error:
+            if not self._closed.is_set():
+                log.warning("publisher_not_connected", error=str(error))
+            return None
+
+    def _ping(self) -> None:
+        self._forget(confirmed_before=self._clock() - RESEND_MAX_AGE_SECONDS)
+        if not self._recent or self._closed.is_set():
+            return
+        try:
+            self._link.call("PING")
+        except MessagingError as error:
+            log.warning("publisher_connection_lost", error=str(error))
+
+    def _store(self, namespace: str, frames: Sequence[Frame], *, again: bool = False) -> None:
+        self._sent = self._sent or not again
         script_keys: list[Argument] = [self.keys.counts_key(namespace)]
         args: list[Argument] = [self._ttl]
         for frame in frames:
             script_keys += frame_keys(self.keys, namespace, frame)
             args += frame_args(frame)
+        if again:
+            script_keys += (self.keys.retention_key(frame.namespace or namespace) for frame in frames)
         done, *detail = self._link.run(PUBLISH, script_keys, args)
         if not done:
             why, what = (part.decode() for part in detail)
@@ -208,3 +281,13 @@ def _by_namespace(recent: Iterable[tuple[float, str, Frame]]) -> Iterator[tuple[
     for namespace, frames in grouped.items():
         for run in slices(frames):
             yield namespace, run
+
+
+def _hung_up(line: int, timeout: float) -> bool:
+    """Wait until the other end of a connection hangs up; closes the descriptor."""
+    try:
+        poll = select.poll()
+        poll.register(line, select.POLLRDHUP)
+        return bool(poll.poll(timeout * 1000))
+    finally:
+        os.close(line)

@@ -5,6 +5,8 @@
 -- KEYS[3+4i]   ZSET    digests of what is in the log, score = timestamp ms
 -- KEYS[4+4i]   ZSET    the documented store, score = timestamp ms, member = JSON; also the Pub/Sub channel
 -- KEYS[5+4i]   STRING  the documented index by id, JSON with a TTL
+-- then, for copies that were confirmed once and are stored again, a key for each:
+--              HASH    'floor:<log>' -> the score below which digests were cut; what is older is left out
 -- ARGV[1]      TTL of the index, seconds
 -- ARGV[2+4i]   score, digest, JSON, count field of the copy
 --
@@ -15,7 +17,13 @@ local function wrong_type(key, want)
   return kind ~= 'none' and kind ~= want
 end
 
-local copies = (#KEYS - 1) / 4
+local copies = (#ARGV - 1) / 4
+local again = #KEYS > 1 + 4 * copies
+local function forgotten(i, score)
+  local floor = again and redis.call('HGET', KEYS[2 + 4 * copies + i], 'floor:' .. KEYS[2 + 4 * i])
+  return floor and tonumber(score) < tonumber(floor)
+end
+
 if wrong_type(KEYS[1], 'hash') then return {0, 'type', KEYS[1]} end
 for i = 0, copies - 1 do
   if wrong_type(KEYS[2 + 4 * i], 'stream') then return {0, 'type', KEYS[2 + 4 * i]} end
@@ -39,7 +47,7 @@ local stored, counts = 0, {}
 for i = 0, copies - 1 do
   local k, a = 4 * i, 4 * i
   local score, digest, json, field = ARGV[2 + a], ARGV[3 + a], ARGV[4 + a], ARGV[5 + a]
-  if redis.call('ZADD', KEYS[3 + k], 'NX', score, digest) == 1 then
+  if not forgotten(i, score) and redis.call('ZADD', KEYS[3 + k], 'NX', score, digest) == 1 then
     redis.call('SET', KEYS[5 + k], json, 'EX', ARGV[1])
     redis.call('ZADD', KEYS[4 + k], score, json)
     redis.call('XADD', KEYS[2 + k], '*', 'm', json)

@@ -1,0 +1,58 @@
+"""Has the topics of all guilds cut to their bounds, every few seconds."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Protocol
+
+from rustic_host.errors import MessagingError
+from rustic_host.execution.wrapper import NO_ORGANIZATION
+from rustic_host.guild.dsl import GuildSpec
+from rustic_host.host.buses import Buses
+from rustic_host.messaging.redis.retention import Slow
+from rustic_host.telemetry.logs import get_logger
+
+SWEEP_SECONDS = 3.0
+
+BREATH_SECONDS = 0.05
+"""Between two sweeps while there is more to cut than one may."""
+
+log = get_logger(__name__)
+
+
+class Swept(Protocol):
+    """A guild that runs here."""
+
+    spec: GuildSpec
+
+    def client_ids(self) -> set[str] | None:
+        """Of all that the guild names, which are never given up; None as long as that is not known."""
+
+
+class Sweeper:
+    """Sweeps until it is cancelled.
+
+    Args:
+        buses: the servers.
+        guilds: by id; those of the moment.
+    """
+
+    def __init__(self, buses: Buses, guilds: Mapping[str, Swept]) -> None:
+        self._buses, self._guilds = buses, guilds
+        self.slow: dict[str, list[Slow]] = {}
+        """By guild: clients that will lose messages if they go on like that."""
+
+    async def run(self) -> None:
+        """Sweep all guilds, rest, and again."""
+        while True:
+            more = [await self._sweep(guild_id, guild) for guild_id, guild in list(self._guilds.items())]
+            await asyncio.sleep(BREATH_SECONDS if any(more) else SWEEP_SECONDS)
+
+    async def _sweep(self, guild_id: str, guild: Swept) -> bool:
+        try:
+            shared = guild.spec.organization_id or NO_ORGANIZATION
+            found = await self._buses.of(guild_id).sweep(guild_id, shared, guild.client_ids())
+        except MessagingError as error:
+            log.warning("retention_not_applied", guild=guild_id, error=str(error))
+            return False
+        self.slow[guild_id] = found.slow
+        return found.more

@@ -1,0 +1,250 @@
+"""Cuts topics to their bounds, in slices, so that Redis' memory stays flat however long a guild runs.
+
+Any number of janitors may work on one namespace: each slice is one script, and a bound that was cut to is cut to.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NamedTuple
+
+from rustic_host.errors import BackendRefusedError
+from rustic_host.messaging import counts
+from rustic_host.messaging.dead_letter import DEAD_LETTER_TOPIC
+from rustic_host.messaging.delivery import home_of
+from rustic_host.messaging.redis.config import RedisBackendConfig
+from rustic_host.messaging.redis.keys import TopicKeys
+from rustic_host.messaging.redis.link import Argument, Link, Script
+from rustic_host.telemetry.logs import get_logger
+
+DAY = 86400.0
+
+MAX_SLICE, MIN_SLICE, SLICE_BYTES = 512, 16, 1 << 20
+"""Entries that one script call cuts: together at most about this many bytes, well below 3 ms of the server's time."""
+
+SLICES_A_SWEEP = 200
+"""Of one topic; the rest has to wait until the others have had their turn."""
+
+FULL_EVERY = 12
+"""Each so many sweeps all topics are looked at, in between only those that something was published on."""
+
+WARN_SHARE = 0.5
+"""A client with more than this share of a topic's cap unread is warned about."""
+
+MEASURE_FROM = 16
+"""Entries below which the bytes of a topic are not asked for."""
+
+EXPIRE, TRIM = Script("expire"), Script("trim")
+
+log = get_logger(__name__)
+
+
+class Bounds(NamedTuple):
+    """How much is kept; ``entries`` and ``bytes`` are of each topic, and cut also what is unread."""
+
+    age_seconds: float = DAY
+    """Messages older than this go, but for those that a durable client has still to commit."""
+    entries: int = 1_000_000
+    bytes: int = 1 << 30
+    """Log, store and digests together, as ``MEMORY USAGE`` estimates them."""
+    letter_seconds: float = 30 * DAY
+    """The age of dead letters."""
+    client_seconds: float = 30 * DAY
+    """The group of a client that has not read for so long is ended."""
+
+
+class Slow(NamedTuple):
+    """A client that has so much unread in a topic that it will lose messages if it goes on like that."""
+
+    topic: str
+    client_id: str
+    entries: int
+    cap: int
+    """Unread entries beyond this are cut."""
+
+
+class Sweep(NamedTuple):
+    """What a sweep found."""
+
+    more: bool
+    """There is more to cut: sweep again soon."""
+    cut: int
+    """Log entries."""
+    lost: int
+    """Entries that were cut unread, over all clients."""
+    slow: list[Slow]
+
+
+class Janitor:
+    """Cuts the topics of namespaces on one server.
+
+    Args:
+        config: the server.
+        bounds: how much is kept.
+        now: seconds since the Unix epoch; None asks the server.
+    """
+
+    def __init__(self, config: RedisBackendConfig, bounds: Bounds, *, now: Callable[[], float] | None = None) -> None:
+        self._link = Link(config, "rustic-host:janitor")
+        self._keys, self._bounds, self._now = config.keys, bounds, now
+        self._looked_at: dict[str, dict[str, int]] = {}
+        self._slow: dict[str, dict[tuple[str, str], Slow]] = {}
+        self._turns: dict[str, int] = {}
+        self._measures = True
+
+    def sweep(self, namespace: str, shared: str = "", named: Collection[str] | None = ()) -> Sweep:
+        """Cut the topics of a namespace.
+
+        Args:
+            namespace: the guild id.
+            shared: where topics lie that guilds share.
+            named: ids of clients that are never given up, however long they have not read; None gives up nobody.
+
+        Raises:
+            BackendUnavailableError, BackendRefusedError: as the link; what was cut is cut, try again later.
+        """
+        if not self._link.connected:
+            self._link.connect()
+        turn = self._turns[namespace] = self._turns.get(namespace, 0) + 1
+        full = turn % FULL_EVERY == 1
+        now_ms = self._now_ms()
+        slow, known = self._slow.setdefault(namespace, {}), self._looked_at.setdefault(namespace, {})
+        cut = lost = 0
+        more = False
+        for topic, published in self._topics(namespace):
+            if not full and known.get(topic) == published and topic not in {topic for topic, _ in slow}:
+                continue
+            home = home_of(topic, namespace, shared)
+            job = _Topic(self._link, self._keys.topic_keys(home, topic), topic, home)
+            if full and home == namespace and named is not None:  # who reads a shared topic is another guild's affair
+                self._expire(namespace, job, named)
+            done = self._trim(namespace, job, now_ms)
+            self._tell(job, done, slow)
+            cut, lost, more = cut + done.cut, lost + sum(done.lost.values()), more or done.more
+            known[topic] = -1 if done.more else published
+        return Sweep(more, cut, lost, list(slow.values()))
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._link.close()
+
+    def _now_ms(self) -> int:
+        if self._now is not None:
+            return int(self._now() * 1000)
+        seconds, micros = self._link.call("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    def _topics(self, namespace: str) -> Iterator[tuple[str, int]]:
+        """All topics that something was ever published on, with how much."""
+        flat = self._link.call("HGETALL", self._keys.counts_key(namespace))
+        for name, value in zip(flat[::2], flat[1::2], strict=True):
+            count = counts.parse(name)
+            if count is not None and count.kind == "published":
+                yield count.topic, int(value)
+
+    def _trim(self, namespace: str, job: "_Topic", now_ms: int) -> "_Done":
+        letters = job.topic == DEAD_LETTER_TOPIC
+        age = self._bounds.letter_seconds if letters else self._bounds.age_seconds
+        cap, piece = self._measured(job)
+        done = _Done(cap)
+        script_keys = [*job.keys, self._keys.counts_key(namespace), self._keys.retention_key(job.home)]
+        for _ in range(SLICES_A_SWEEP):
+            done.groups = job.groups()
+            names = [group["name"].decode() for group in done.groups]
+            fields = [part for name in names for part in (name, counts.processed(job.topic, name, "lost_to_retention"))]
+            answer = self._link.run(TRIM, script_keys, [now_ms - int(age * 1000), cap, piece, *fields])
+            if not answer[0] and answer[1] == b"type":
+                raise BackendRefusedError(f"{self._link.where}: key {answer[2].decode()} is of a wrong type")
+            done.more = not answer[0] or bool(answer[4])
+            if answer[0]:
+                done.add(answer, names)
+            if not done.more:
+                break
+        return done
+
+    def _measured(self, job: "_Topic") -> tuple[int, int]:
+        """Entries that the topic may hold, and that one slice may cut, by the size of those that are there."""
+        cap = self._bounds.entries
+        length = max(self._link.call("XLEN", job.keys.log), self._link.call("ZCARD", job.keys.store))
+        if length < MEASURE_FROM or not self._measures:
+            return cap, MAX_SLICE
+        try:
+            size = sum(self._link.call("MEMORY", "USAGE", key) or 0 for key in job.keys)
+        except BackendRefusedError as error:
+            log.warning("retention_without_bytes", error=str(error), consequence="topics are bounded by entries alone")
+            self._measures = False
+            return cap, MAX_SLICE
+        each = max(size / length, 1)
+        return min(cap, max(int(self._bounds.bytes / each), 1)), int(min(max(SLICE_BYTES / each, MIN_SLICE), MAX_SLICE))
+
+    def _expire(self, namespace: str, job: "_Topic", named: Collection[str]) -> None:
+        """End the groups of clients that are long gone, and no spec names."""
+        limit = int(self._bounds.client_seconds * 1000)
+        for group in job.groups():
+            client_id = group["name"].decode()
+            if client_id in named:
+                continue
+            script_keys: list[Argument] = [job.keys.log, self._keys.client_key(namespace, client_id)]
+            script_keys.append(self._keys.early_key(namespace, client_id))
+            if self._link.run(EXPIRE, script_keys, [client_id, limit]):
+                log.warning(
+                    "client_expired",
+                    namespace=namespace,
+                    topic=job.topic,
+                    client=client_id,
+                    unread=_unread(group),
+                    not_seen_for_seconds=self._bounds.client_seconds,
+                )
+
+    def _tell(self, job: "_Topic", done: "_Done", slow: dict[tuple[str, str], Slow]) -> None:
+        """Say once that a client falls behind, and each time that it has lost messages."""
+        for client_id, entries in done.lost.items():
+            log.error("messages_lost_to_retention", topic=job.topic, client=client_id, messages=entries, cap=done.cap)
+        if done.unheard:
+            log.warning("messages_cut_before_import", topic=job.topic, messages=done.unheard)
+        behind = {group["name"].decode(): min(_unread(group), done.cap) for group in done.groups}
+        for client_id in [client for topic, client in slow if topic == job.topic]:
+            if behind.get(client_id, 0) <= WARN_SHARE * done.cap:
+                del slow[job.topic, client_id]
+        for client_id, entries in behind.items():
+            if entries > WARN_SHARE * done.cap:
+                found = Slow(job.topic, client_id, entries, done.cap)
+                if (job.topic, client_id) not in slow:
+                    log.warning("client_slower_than_retention", **found._asdict())
+                slow[job.topic, client_id] = found
+
+
+class _Done:
+    """What was cut of one topic."""
+
+    def __init__(self, cap: int) -> None:
+        self.cap, self.cut, self.unheard, self.more = cap, 0, 0, False
+        self.lost: dict[str, int] = {}
+        self.groups: list[dict[str, Any]] = []
+
+    def add(self, answer: list[int], names: list[str]) -> None:
+        _, cut, from_store, from_seen, _, *lost = answer
+        self.cut += cut
+        self.unheard += max(from_store - from_seen, 0)
+        for name, entries in zip(names, lost, strict=True):
+            if entries:
+                self.lost[name] = self.lost.get(name, 0) + entries
+
+
+class _Topic:
+    """One topic's keys and groups."""
+
+    def __init__(self, link: Link, keys: TopicKeys, topic: str, home: str) -> None:
+        self._link, self.keys, self.topic, self.home = link, keys, topic, home
+
+    def groups(self) -> list[dict[str, Any]]:
+        """As ``XINFO GROUPS`` has them."""
+        try:
+            rows = self._link.call("XINFO", "GROUPS", self.keys.log)
+        except BackendRefusedError as error:
+            if "no such key" not in str(error):
+                raise
+            return []
+        return [{n.decode(): value for n, value in zip(row[::2], row[1::2], strict=True)} for row in rows]
+
+
+def _unread(group: dict[str, Any]) -> int:
+    return int(group["lag"] or 0) + int(group["pending"])
