@@ -208,4 +208,3 @@ def test_an_agent_slower_than_retention_is_told_before_it_loses_messages_and_cou
         assert 0 < read <= 140
         (tmp_path / "go").touch()
         until(lambda: metric(host, "rustic_messages_processed_total", "outcome"), lambda f: sum(f.values()) >= 240)
-        wait_agents(host, lambda found: found["busy"]["reason"] is None)
