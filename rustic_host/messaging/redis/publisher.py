@@ -222,13 +222,14 @@ class Publisher:
 
     def _mended(self) -> int | None:
         """The connection's descriptor, once more (so that nobody closes it meanwhile); None when there is none."""
+        if self._closed.is_set():
+            return None
         try:
             self._link.close_if_hung_up()
             self._ready()
             return self._link.duplicate()
         except MessagingError as error:
-            if not self._closed.is_set():
-                log.warning("publisher_not_connected", error=str(error))
+            log.warning("publisher_not_connected", error=str(error))
             return None
 
     def _ping(self) -> None:

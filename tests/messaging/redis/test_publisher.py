@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from rustic_host.errors import BackendRefusedError, BackendUnavailableError
+from rustic_host.errors import BackendRefusedError, BackendUnavailableError, PublishUnavailableError
 from rustic_host.messaging import RedisBackendConfig
 from rustic_host.messaging.delivery import frames_of
+from rustic_host.messaging.redis import publisher as publisher_module
 from rustic_host.messaging.redis.publisher import (
     RESEND_MAX_AGE_SECONDS,
     RESEND_WINDOW_BYTES,
     RESEND_WINDOW_SECONDS,
     Publisher,
 )
-from tests.messaging.bus import WAIT_SECONDS, Bus, message
+from tests.messaging.bus import WAIT_SECONDS, Bus, message, wait_until
 from tests.system.servers import RedisServer
 
 
@@ -107,7 +108,6 @@ def test_what_a_server_lost_is_stored_again_once(forgetful_bus: Bus, forgetful_s
         publisher.publish("g1", frames_of(message(["t", "u"], {"n": n})))
     forgetful_server.kill9()
     forgetful_server.start()
-    assert forgetful_bus.logged() == []
     publisher.publish("g1", frames_of(message("t", {"n": 3})))
     assert (forgetful_bus.logged("t"), forgetful_bus.logged("u")) == ([0, 1, 2, 3], [0, 1, 2])
     assert {count.topic: n for count, n in forgetful_bus.counts().items()} == {"t": 4, "u": 3}
@@ -205,3 +205,86 @@ def test_threads_share_one_publisher(bus: Bus) -> None:
     for thread in threads:
         thread.join(WAIT_SECONDS)
     assert sorted(bus.logged()) == list(range(80))
+
+
+def test_what_a_server_lost_comes_back_though_nobody_publishes_again(
+    forgetful_bus: Bus, forgetful_server: RedisServer
+) -> None:
+    publisher = forgetful_bus.publisher()
+    for n in range(3):
+        publisher.publish("g1", frames_of(message("t", {"n": n})))
+    forgetful_server.kill9()
+    forgetful_server.start()
+    began = time.monotonic()
+    wait_until(lambda: bool(forgetful_bus.raw.exists(forgetful_bus.log())) and forgetful_bus.logged() == [0, 1, 2])
+    assert time.monotonic() - began < 3  # and no PING_SECONDS later
+
+
+def test_a_server_that_has_no_memory_yet_gets_what_it_lost_when_it_has_some(forgetful_bus: Bus) -> None:
+    publisher = forgetful_bus.publisher(deadline=0.1)
+    publisher.publish("g1", frames_of(message("t", {"n": 1})))
+    forgetful_bus.raw.flushall()
+    forgetful_bus.raw.config_set("maxmemory", "1")
+    kill_publisher(forgetful_bus)
+    with pytest.raises(BackendUnavailableError, match="not ready"):
+        publisher.call("PING")
+    forgetful_bus.raw.config_set("maxmemory", "0")
+    wait_until(lambda: bool(forgetful_bus.raw.exists(forgetful_bus.log())))
+    assert forgetful_bus.logged() == [1]
+
+
+def pings(bus: Bus) -> int:
+    return int(bus.raw.info("commandstats").get("cmdstat_ping", {"calls": 0})["calls"])
+
+
+def test_a_resting_connection_is_tried_now_and_then(forgetful_bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that vanished hangs up on nobody."""
+    monkeypatch.setattr(publisher_module, "PING_SECONDS", 0.05)
+    publisher, before = forgetful_bus.publisher(), pings(forgetful_bus)
+    publisher.publish("g1", frames_of(message("t", {"n": 1})))
+    wait_until(lambda: pings(forgetful_bus) > before + 2)
+
+
+def test_a_connection_that_breaks_while_it_rests_is_made_again_at_once(forgetful_bus: Bus) -> None:
+    publisher, before = forgetful_bus.publisher(), pings(forgetful_bus)
+    publisher.publish("g1", frames_of(message("t", {"n": 1})))
+    for _ in range(3):
+        (row,) = [row for row in forgetful_bus.raw.client_list() if row["name"] == "test-publisher"]
+        kill_publisher(forgetful_bus)
+        wait_until(lambda former=row["id"]: others(forgetful_bus, former))  # type: ignore[misc]
+    assert pings(forgetful_bus) == before
+
+
+def others(bus: Bus, former: str) -> bool:
+    return any(row["name"] == "test-publisher" and row["id"] != former for row in bus.raw.client_list())
+
+
+def test_who_waits_behind_others_fails_at_its_own_deadline(tmp_path: Path) -> None:
+    publisher = Publisher(RedisBackendConfig(url=f"unix://{tmp_path}/none"), "p", deadline=0.5)
+    failed: list[float] = []
+    began = time.monotonic()
+
+    def publish() -> None:
+        with pytest.raises(PublishUnavailableError) as caught:
+            publisher.publish("g1", frames_of(message()))
+        assert len(caught.value.not_stored) == 1
+        failed.append(time.monotonic() - began)
+
+    threads = [threading.Thread(target=publish) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_SECONDS)
+    assert len(failed) == 6
+    assert max(failed) < 2.5  # one after the other would be 3
+    publisher.close()
+
+
+def test_closing_ends_the_watch_at_once(bus: Bus) -> None:
+    publisher = bus.publisher()
+    publisher.publish(bus.namespace, frames_of(message()))
+    began = time.monotonic()
+    publisher.close()
+    assert time.monotonic() - began < 2
+    assert publisher._watcher is not None
+    assert not publisher._watcher.is_alive()
