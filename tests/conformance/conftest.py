@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from rustic_host.messaging import MessagingConfig
+from tests.messaging import example_backend
 from tests.messaging.conftest import FLAVOURS, binary_of, bus, flavour, own_bus, own_server, server, shared_server
 from tests.system.servers import free_port, redis_server
 
@@ -33,8 +35,10 @@ def port(request: pytest.FixtureRequest, ports: dict[str, int]) -> int:
     return ports[request.param]
 
 
-@pytest.fixture(params=["memory", *FLAVOURS])
-def config(request: pytest.FixtureRequest, ports: dict[str, int]) -> MessagingConfig:
+@pytest.fixture(params=["memory", "the page's", *FLAVOURS])
+def config(request: pytest.FixtureRequest, ports: dict[str, int], tmp_path: Path) -> MessagingConfig:
+    if request.param == "the page's":
+        return example_backend.config_at(tmp_path / "messages.db")
     if request.param == "memory":
         return MessagingConfig(
             backend_module="rustic_host.messaging", backend_class="InMemoryMessagingBackend", backend_config={}

@@ -24,6 +24,7 @@ from rustic_host.messaging import (
     LoggingClient,
     Message,
     MessageTrackingClient,
+    MessagingBackend,
     MessagingConfig,
     MessagingInterface,
     PipelineClient,
@@ -183,7 +184,8 @@ def test_smart_subscriptions(messaging: MessagingInterface) -> None:
     messaging.unsubscribe("updates", first)
     assert topic in messaging.backend_subscriptions
     messaging.unregister_client(second)  # automatic clean-up when a client goes
-    assert topic not in messaging.backend_subscriptions
+    ends = type(messaging.backend).unsubscribe is not MessagingBackend.unsubscribe  # the document's five methods do not
+    assert (topic not in messaging.backend_subscriptions) == ends
 
 
 # ---- MessagingBackend ----------------------------------------------------------------------------------------------

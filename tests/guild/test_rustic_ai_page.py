@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from rustic_host import Guild
+from tests.pages import code_blocks, has_test, named_tests, page
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "rustic-ai.md").read_text()
+PAGE = page("rustic-ai.md")
 NAMES = re.findall(r"^\| `rustic_ai[^`]*`: (.*) \| `(rustic_host[^`]*)` \|$", PAGE, re.MULTILINE)
-TESTS = sorted(set(re.findall(r"`(tests/[^`:]+)::(\w+)`", PAGE)))
+TESTS = named_tests(PAGE)
 ROWS = [line.strip("| ").split(" | ") for line in PAGE[PAGE.index("| no. |") :].splitlines() if line.startswith("|")]
 
 
@@ -29,12 +30,11 @@ def test_every_row_of_names_was_understood() -> None:
 
 @pytest.mark.parametrize(("file", "test"), TESTS)
 def test_the_tests_that_the_page_names_are_there(file: str, test: str) -> None:
-    tree = ast.parse((ROOT / file).read_text())
-    assert test in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    assert has_test(file, test)
 
 
 def test_its_example_runs() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (code,) = code_blocks(PAGE)
     scope: dict[str, object] = {}
     exec(compile(code, "docs/rustic-ai.md", "exec"), scope)  # noqa: S102
     guild = scope["guild"]
