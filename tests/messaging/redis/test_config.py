@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
+import redis.asyncio
+import redis.sentinel
 
 from rustic_host.errors import ConfigError
 from rustic_host.messaging import MessagingConfig, RedisBackendConfig, RedisMessagingBackend
@@ -83,6 +86,99 @@ def test_the_ttl_comes_from_rustic_ais_variable(monkeypatch: pytest.MonkeyPatch)
 def test_backends_that_cannot_be_made(module: str, name: str, settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         MessagingConfig(backend_module=module, backend_class=name, backend_config=settings).get_storage()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"redis_client": {"hots": "h"}}, r"backend_config.redis_client: unknown key 'hots'; did you mean 'host'\?"),
+        ({"redis_client": {"xyzzy": 1}}, r"backend_config.redis_client: unknown key 'xyzzy'$"),
+        ({"redis_client": {"port": "many"}}, r"backend_config.redis_client: port: .*integer"),
+        ({"redis_client": {"host": "h"}, "ttl": 1}, r"backend_config: unknown key 'ttl'"),
+        ({"redis_clinet": {}}, r"backend_config: unknown key 'redis_clinet'; did you mean 'redis_client'\?"),
+        ({}, r"backend_config: missing a required argument: 'redis_client'"),
+    ],
+)
+def test_settings_that_are_wrong_are_named_with_the_near_miss(settings: dict[str, Any], said: str) -> None:
+    config = MessagingConfig(
+        backend_module="rustic_ai.redis.messaging", backend_class="RedisMessagingBackend", backend_config=settings
+    )
+    for check in (config.validate_config, config.get_storage):
+        with pytest.raises(ConfigError, match=f"RedisMessagingBackend: {said}"):
+            check()
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "settings", "said"),
+    [
+        ("no.such.module", "X", {}, "backend_module: No module named 'no'"),
+        ("", "X", {}, "backend_module: "),
+        ("rustic_host.messaging", "NoSuchBackend", {}, "backend_class: there is none"),
+        ("rustic_host.messaging", "Priority", {}, "backend_class: it is no MessagingBackend"),
+        ("rustic_host.messaging", "GENERIC_JSON", {}, "backend_class: it is no MessagingBackend"),
+        ("tests.messaging.five_methods", "Lacking", {}, "backend_class: it lacks get_messages_by_id, get_"),
+        (
+            "tests.messaging.five_methods",
+            "NeedsAServer",
+            {"address": "h"},
+            r"backend_config: ConnectionError: no answer",
+        ),
+    ],
+)
+def test_a_backend_that_cannot_be_made_is_one_error_that_names_the_field(
+    module: str, name: str, settings: dict[str, Any], said: str
+) -> None:
+    config = MessagingConfig(backend_module=module, backend_class=name, backend_config=settings)
+    with pytest.raises(ConfigError, match=said) as caught:
+        config.get_storage()
+    assert "secret" not in str(caught.value)
+
+
+def test_a_key_of_the_configuration_itself_is_looked_at() -> None:
+    with pytest.raises(ValueError, match="unknown key 'backend_clas'; did you mean 'backend_class'"):
+        MessagingConfig.model_validate({"backend_module": "m", "backend_clas": "C"})
+
+
+def test_checking_makes_no_backend() -> None:
+    config = MessagingConfig(
+        backend_module="tests.messaging.five_methods", backend_class="NeedsAServer", backend_config={"address": "h"}
+    )
+    config.validate_config()
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_client_object_gives_its_settings(wrapped: bool) -> None:
+    """Facts 2.5: Rustic AI takes one in place of settings."""
+    with redis.Redis(host="h", port=7, db=2, username="u", password="p", ssl=True, socket_timeout=3) as client:
+        given: Any = {"redis_client": client} if wrapped else client
+        config = RedisMessagingBackend(given).config
+    assert config.connection_url() == "rediss://u:p@h:7/2"
+    assert config.socket_timeout == 3
+    with redis.Redis(unix_socket_path="/s", db=1) as client:
+        assert RedisMessagingBackend(client).config.connection_url() == "unix:///s?db=1"
+
+
+def _of_a_provider() -> object:
+    return redis.Redis(credential_provider=redis.UsernamePasswordCredentialProvider("u", "secret"))
+
+
+def _of_sentinel() -> object:
+    sentinel: Any = redis.sentinel
+    return sentinel.Sentinel([("h", 1)]).master_for("m")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (redis.asyncio.Redis, "a Redis cannot be used; give a redis.Redis"),
+        (_of_sentinel, "SentinelConnectionPool cannot be used"),
+        (_of_a_provider, "credential_provider cannot be used"),
+        (lambda: redis.Redis(ssl=True, ssl_cert_reqs="none", ssl_check_hostname=False), "ssl_cert_reqs='none'"),
+    ],
+)
+def test_a_client_object_that_cannot_be_followed_is_refused(make: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        RedisMessagingBackend(make())
 
 
 def test_rustic_ais_fields_are_taken() -> None:
