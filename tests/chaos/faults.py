@@ -172,10 +172,22 @@ def everything(system: System, fault: Fault) -> float:
     return time.monotonic() - began
 
 
+def second_host(system: System, fault: Fault) -> float:
+    """A second host on the same guild; then the first is killed."""
+    _need_flight(system)
+    system.start_second_host()
+    _need_flight(system)
+    began = time.monotonic()
+    system.kill_host()
+    system.use_second_host()
+    system.await_progress([*AGENTS], system.done())
+    return time.monotonic() - began
+
+
 KINDS: dict[str, Callable[[System, Fault], float]] = {
     kind.__name__: kind
     for kind in (
         worker_kill, zygote_kill, host_kill, server_kill, server_torn, server_stop, worker_stop, cut_request,
-        cut_reply, cut_all, client_kill, script_flush, twin, everything,
+        cut_reply, cut_all, client_kill, script_flush, twin, everything, second_host,
     )
 }  # fmt: skip

@@ -24,7 +24,7 @@ DECK = {
 }
 """How often each kind comes in a deck; decks are shuffled and dealt one after another."""
 
-EXTRA = ("everything", "half_open", "second_host")
+EXTRA = ("everything", "second_host")
 """Kinds that come only when they are asked for by name: they take long, or need what is not built yet."""
 
 MAX_TORN_BYTES = 60_000

@@ -61,6 +61,7 @@ class System:
         self.proxy: Proxy
         self.host: HostProcess
         self.feeder: Feeder
+        self._second: HostProcess
 
     def __enter__(self) -> "System":
         with ExitStack() as stack:
@@ -78,7 +79,9 @@ class System:
 
     def _new_host(self) -> HostProcess:
         options = ["--redis", self.proxy.url, "--metrics-port", "0", "--log-format", "json", "--log-level", "WARNING"]
-        return HostProcess([SPEC], options=options, env={"RUSTIC_AI_REDIS_MSG_TTL": INDEX_TTL})
+        return HostProcess(
+            [SPEC], options=options, env={"RUSTIC_AI_REDIS_MSG_TTL": INDEX_TTL, "PYTHONPATH": str(HERE.parents[1])}
+        )
 
     # ---- looking ----------------------------------------------------------------------------------------------
 
@@ -160,6 +163,15 @@ class System:
         self.host.kill9()
         _, left = psutil.wait_procs(children, 10)
         assert not left, f"the host's end did not end {left}"
+
+    def start_second_host(self) -> None:
+        """Another host for the same guild; returns when it says that it is ready."""
+        self._second = self._stack.enter_context(self._new_host())
+        self._second.start()
+
+    def use_second_host(self) -> None:
+        """From now on :attr:`host` is the one started last."""
+        self.host = self._second
 
     def kill_server(self) -> None:
         """SIGKILL, what it forked included."""

@@ -6,7 +6,7 @@ import pytest
 
 from rustic_host.errors import BackendRefusedError
 from rustic_host.messaging import RedisBackendConfig
-from rustic_host.messaging.delivery import frames_of
+from rustic_host.messaging.delivery import Result, frames_of
 from rustic_host.messaging.redis.consumer import Consumer
 from rustic_host.messaging.redis.publisher import Publisher
 from tests.messaging.bus import CLIENT, Bus, forward, message
@@ -52,3 +52,34 @@ def test_a_commit_is_refused_and_the_message_stays_pending(
     consumer.close()
     assert own_bus.dump() == before
     assert own_bus.pending() == 2
+
+
+@pytest.mark.parametrize("missing", [*MISSING, "-hset"])
+def test_an_early_send_is_refused_with_nothing_stored(own_bus: Bus, settings: RedisBackendConfig, missing: str) -> None:
+    consumer = Consumer(settings, own_bus.namespace, CLIENT)
+    consumer.open(["t"])
+    own_bus.publish(1)
+    (entry,) = consumer.read()
+    limit(own_bus, missing)
+    before = own_bus.dump()
+    with pytest.raises(BackendRefusedError, match="may not"):
+        consumer.send_early(entry, "h|0", b"kept", frames_of(message(["a", "b"])))
+    consumer.close()
+    assert own_bus.dump() == before
+
+
+def test_a_user_of_one_guild_alone_may_do_all_that_is_done(own_bus: Bus, settings: RedisBackendConfig) -> None:
+    namespace = own_bus.namespace
+    allowed = ["resetkeys", f"~{namespace}:*", f"~msg:{namespace}:*", f"~rustic-host:{namespace}:*"]
+    for rule in [*allowed, "resetchannels", f"&{namespace}:*"]:
+        limit(own_bus, rule)
+    publisher = Publisher(settings, "p")
+    publisher.publish(namespace, frames_of(message("t", {"n": 1})))
+    publisher.close()
+    consumer = Consumer(settings, namespace, CLIENT)
+    consumer.open(["t"])
+    consumer.commit(
+        [Result(entry, "ok", frames_of(message(["a", "b"], {"n": 1})), {"n": 1}) for entry in consumer.read()]
+    )
+    consumer.close()
+    assert (own_bus.logged("a"), own_bus.logged("b"), own_bus.pending()) == ([1], [1], 0)

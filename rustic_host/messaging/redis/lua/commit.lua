@@ -54,18 +54,17 @@ local function may_not(...)
   return redis.acl_check_cmd and not redis.acl_check_cmd(...)
 end
 
-if may_not('XACK', KEYS[4], group, '0-0') then return {0, 'acl', 'XACK'} end
+if may_not('XACK', KEYS[5], group, '0-0') then return {0, 'acl', 'XACK'} end
 if may_not('HINCRBY', KEYS[2], 'n', 1) then return {0, 'acl', 'HINCRBY'} end
 if may_not('HSET', KEYS[3], 'state', '') then return {0, 'acl', 'HSET'} end
 if outputs > 0 then
-  local k = 4 + logs
+  local k = 5 + logs
   if may_not('ZADD', KEYS[k + 1], 'NX', 0, '') then return {0, 'acl', 'ZADD'} end
   if may_not('SET', KEYS[k + 3], '', 'EX', 1) then return {0, 'acl', 'SET'} end
   if may_not('XADD', KEYS[k], '*', 'm', '') then return {0, 'acl', 'XADD'} end
 end
 for i = 0, outputs - 1 do
-  local channel = KEYS[6 + logs + 4 * i]
-  if may_not('PUBLISH', channel, '') then return {0, 'acl', 'PUBLISH'} end
+  if may_not('PUBLISH', KEYS[5 + logs + 4 * i + 2], '') then return {0, 'acl', 'PUBLISH'} end
 end
 
 for i = 0, acks - 1 do

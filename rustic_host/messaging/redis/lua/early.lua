@@ -13,7 +13,7 @@
 -- then for each copy: score, digest, JSON, count field
 --
 -- Returns {1, what is kept: ARGV[6], or what was kept before}, or {0, why, detail} with nothing changed; why is
---   owner, unclaimed, type, gone: as in commit.lua.
+--   owner, unclaimed, type, gone, acl: as in commit.lua.
 local token, group, entry, ttl, name = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local copies = (#KEYS - 4) / 4
 
@@ -36,6 +36,20 @@ for i = 0, copies - 1 do
   if wrong_type(KEYS[k], 'stream') then return {0, 'type', KEYS[k]} end
   if wrong_type(KEYS[k + 1], 'zset') then return {0, 'type', KEYS[k + 1]} end
   if wrong_type(KEYS[k + 2], 'zset') then return {0, 'type', KEYS[k + 2]} end
+end
+
+local function may_not(...)
+  return redis.acl_check_cmd and not redis.acl_check_cmd(...)
+end
+
+if may_not('HSET', KEYS[3], name, '') then return {0, 'acl', 'HSET'} end
+if may_not('HINCRBY', KEYS[2], 'n', 1) then return {0, 'acl', 'HINCRBY'} end
+for i = 0, copies - 1 do
+  local k = 5 + 4 * i
+  if may_not('ZADD', KEYS[k + 1], 'NX', 0, '') then return {0, 'acl', 'ZADD'} end
+  if may_not('SET', KEYS[k + 3], '', 'EX', 1) then return {0, 'acl', 'SET'} end
+  if may_not('XADD', KEYS[k], '*', 'm', '') then return {0, 'acl', 'XADD'} end
+  if may_not('PUBLISH', KEYS[k + 2], '') then return {0, 'acl', 'PUBLISH'} end
 end
 
 redis.call('HSET', KEYS[3], name, ARGV[6])
