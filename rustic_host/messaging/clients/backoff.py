@@ -1,7 +1,8 @@
 """How long to wait before a message is tried again."""
 
 from abc import ABC, abstractmethod
-from random import uniform
+from collections.abc import Callable
+from random import random
 
 
 class Backoff(ABC):
@@ -35,9 +36,18 @@ class ExponentialBackoff(Backoff):
 
 
 class RandomizedExponentialBackoff(ExponentialBackoff):
-    """Between one and two times what :class:`ExponentialBackoff` says, so that many do not come back at once."""
+    """Between one and two times what :class:`ExponentialBackoff` says, so that many do not come back at once.
+
+    Args:
+        initial: as there.
+        longest: as there.
+        chance: uniform over [0, 1).
+    """
+
+    def __init__(self, initial: float = 1.0, longest: float = 300.0, *, chance: Callable[[], float] = random) -> None:
+        super().__init__(initial, longest)
+        self._chance = chance
 
     def seconds(self, attempt: int) -> float:
         """Evenly distributed."""
-        base = super().seconds(attempt)
-        return uniform(base, 2 * base)
+        return super().seconds(attempt) * (1 + self._chance())

@@ -3,6 +3,8 @@
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from rustic_host.errors import MessagingError
@@ -114,6 +116,28 @@ def test_throttling_neither_gains_nor_loses_by_small_steps(clock: Clock) -> None
     assert len(heard.numbers) in (99, 100)
 
 
+@given(
+    per_second=st.floats(0.1, 1000),
+    burst=st.integers(1, 20),
+    pauses=st.lists(st.one_of(st.just(0.0), st.floats(0, 30)), min_size=1, max_size=60),
+)
+def test_throttling_never_exceeds_its_rate_and_puts_off_no_longer_than_needed(
+    per_second: float, burst: int, pauses: list[float]
+) -> None:
+    clock, passed = Clock(), list[float]()
+    client = ThrottlingClient(per_second, burst, clock=clock, message_handler=lambda m: passed.append(clock.now))
+    taken = numbered(1)
+    for pause in pauses:
+        clock.now += pause
+        answer = client.notify_new_message(taken)
+        if isinstance(answer, Later):
+            clock.now += answer.seconds + 1e-9 * clock.now / per_second + 1e-9
+            assert client.notify_new_message(taken) is None
+    for at, first in enumerate(passed):  # any time from one message on
+        for after, last in enumerate(passed[at:]):
+            assert after + 1 <= burst + (last - first) * per_second + 1e-3
+
+
 @pytest.mark.parametrize(("per_second", "burst"), [(0, 1), (-1, 1), (1, 0), (float("nan"), 1)])
 def test_a_rate_that_is_none_is_refused(per_second: float, burst: int) -> None:
     with pytest.raises(ValueError, match="per_second"):
@@ -188,10 +212,11 @@ def test_backoffs(backoff: Backoff, seconds: list[float]) -> None:
     assert [backoff.seconds(n) for n in range(3)] == seconds
 
 
-def test_a_randomized_backoff_differs_within_its_bounds() -> None:
-    found = [RandomizedExponentialBackoff(1).seconds(2) for _ in range(200)]
-    assert all(4 <= each <= 8 for each in found)
-    assert len(set(found)) > 100
+def test_a_randomized_backoff_is_spread_over_its_bounds() -> None:
+    chances = iter([0.0, 0.5, 0.999])
+    backoff = RandomizedExponentialBackoff(1, chance=lambda: next(chances))
+    assert [backoff.seconds(2) for _ in range(3)] == pytest.approx([4, 6, 7.996])
+    assert len({RandomizedExponentialBackoff(1).seconds(0) for _ in range(20)}) > 10
 
 
 def test_a_backoff_has_no_last_attempt() -> None:
