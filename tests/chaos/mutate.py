@@ -57,7 +57,7 @@ FIRST_CHECK_TO_ACK = (
 SEEN = "'NX', score, digest) == 1"
 ANY_STATE = (COMMIT, "if expected ~= '' and version", "if false and version")
 GIVE_UP = "                if left <= 0 or"
-TAKEN_FOR_DONE = "                if self._connected_once:\n                    return None  # type: ignore\n"
+TAKEN_FOR_DONE = "                if left > 0:\n                    return None  # type: ignore\n"
 
 MUTATIONS = (
     Mutation(
@@ -94,7 +94,7 @@ MUTATIONS = (
     ),
     Mutation(
         "what was confirmed last is not sent again",
-        ((PUBLISHER, "        if self._connected_once:\n            self._resend()\n", ""),),
+        ((PUBLISHER, "            self._resend()\n", "            pass\n"),),
         (PUBLISHER_TESTS,),
         ("server_torn",),
     ),
