@@ -175,6 +175,12 @@ class UnknownGuildError(HostError):
     exit_code = 68
 
 
+class UnknownAgentError(HostError):
+    """The guild that was asked about has no such agent (``EX_NOHOST``)."""
+
+    exit_code = 68
+
+
 class RequestError(HostError):
     """What the host was asked for is not understandable (``EX_DATAERR``)."""
 

@@ -16,6 +16,9 @@ from rustic_host.errors import HostError, HostNotFoundError, RequestError
 #: How long a host may take to answer, in seconds; it answers at once unless its Redis is in trouble.
 ANSWER_TIMEOUT_SECONDS = 30
 
+Terms = Sequence[tuple[str, object]]
+"""Names and values of a query; those that are None are left out."""
+
 _Result = TypeVar("_Result")
 
 # How the host begins the line that ends a stream because something failed; a message begins with another key.
@@ -63,7 +66,7 @@ class HostClient:
 
     def publish(self, guild: str, topic: str, lines: Sequence[bytes]) -> list[int]:
         """Publish messages, each the JSON of an ``OutgoingItem``, and return their ids in the same order."""
-        path = f"/v1/guilds/{_quoted(guild)}/messages?topic={_quoted(topic)}"
+        path = f"/v1/guilds/{quoted(guild)}/messages?topic={quoted(topic)}"
         answer = json.loads(self._call("POST", path, b"\n".join(lines)))
         return [int(id_) for id_ in answer["id_strings"]]
 
@@ -73,14 +76,26 @@ class HostClient:
         Raises:
             LostConnectionError: the host ended the stream.
         """
-        terms = [f"topic={_quoted(topic)}" for topic in topics] + ([f"from={_quoted(start)}"] if start else [])
+        terms = [f"topic={quoted(topic)}" for topic in topics] + ([f"from={quoted(start)}"] if start else [])
         with closing(self._connect(None)) as connection:
-            answer = self._ask(connection, "GET", f"/v1/guilds/{_quoted(guild)}/tail?{'&'.join(terms)}", b"")
+            answer = self._ask(connection, "GET", f"/v1/guilds/{quoted(guild)}/tail?{'&'.join(terms)}", b"")
             while line := self._guarded(answer.readline):
                 if line.startswith(_ERROR_LINE):
                     raise _remote_error(200, line)
                 yield line.rstrip(b"\n")
         raise LostConnectionError(f"the host on {self._path} has ended the stream: it stops, or was killed")
+
+    def get(self, path: str, terms: Terms = ()) -> Any:
+        """The JSON answer of a route below ``/v1``; words in ``path`` are :func:`quoted`, ``terms`` is its query."""
+        return json.loads(self.get_bytes(path, terms))
+
+    def get_bytes(self, path: str, terms: Terms = ()) -> bytes:
+        """As :meth:`get`, as it was sent."""
+        return self._call("GET", _route(path, terms))
+
+    def post(self, path: str, terms: Terms = ()) -> Any:
+        """As :meth:`get`, for a route that changes something."""
+        return json.loads(self._call("POST", _route(path, terms)))
 
     def host_pid(self) -> int:
         """Return the process id of the host as seen from here, 0 when it is in a PID namespace that we cannot see."""
@@ -148,12 +163,17 @@ class _UnixConnection(http.client.HTTPConnection):
             raise
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
     """Quote a word of the command line; what Python could not decode there is UTF-8 in a locale without it."""
     try:
         return quote(word.encode(errors="surrogateescape").decode(), safe="")
     except UnicodeDecodeError as error:
         raise RequestError(f"{word!r} is no UTF-8") from error
+
+
+def _route(path: str, terms: Terms) -> str:
+    query = "&".join(f"{name}={quoted(str(value))}" for name, value in terms if value is not None)
+    return f"/v1/{path}?{query}" if query else f"/v1/{path}"
 
 
 def _remote_error(status: int, body: bytes) -> RemoteError:

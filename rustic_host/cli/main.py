@@ -14,8 +14,8 @@ from rustic_host.cli.options import group_socket_option
 from rustic_host.cli.output import drop_output, printable
 from rustic_host.errors import RusticHostError
 
-#: The commands; each is the click command of its own name in the module of its own name in this package.
-COMMANDS = ("start", "check", "status", "send", "tail", "stop", "demo")
+#: The commands; each is the click command of its own name in the module of its own name (with ``_`` for ``-``).
+COMMANDS = ("start", "check", "status", "send", "tail", "dead-letters", "pending", "skip", "seek", "stop", "demo")
 
 # 128 + SIGINT, as a shell says it.
 _EXIT_INTERRUPTED = 130
@@ -39,7 +39,8 @@ class LazyGroup(click.Group):
         """Import and return one command; ``None`` when there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(f"rustic_host.cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"rustic_host.cli.{name}"), name)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -40,6 +40,11 @@ def number(value: int | None) -> str:
     return UNKNOWN if value is None else str(value)
 
 
+def counted(count: int, thing: str) -> str:
+    """Return ``1 message``, ``2 messages``."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
 def printable(text: str) -> str:
     """Return ``text`` on one line and with control characters escaped, so that no message can drive a terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

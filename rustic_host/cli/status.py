@@ -9,7 +9,7 @@ import click
 
 from rustic_host.cli.client import HostClient
 from rustic_host.cli.options import socket_option
-from rustic_host.cli.output import duration, number, print_table, printable, size
+from rustic_host.cli.output import counted, duration, number, print_table, printable, size
 
 _HEADINGS = ("AGENT", "STATUS", "PID", "UPTIME", "RESTARTS", "MEMORY", "HANDLED", "LAG")
 _NUMBERS = frozenset(("PID", "UPTIME", "RESTARTS", "MEMORY", "HANDLED", "LAG"))
@@ -48,7 +48,9 @@ def _print_guild(guild: dict[str, Any]) -> None:
     print()
     interop = guild.get("interop")
     taken = f", {number(interop['imported'])} imported from others" if interop and interop["imported"] else ""
-    print(printable(f"guild {guild['id']}{named}: {guild['status']}{taken}"))
+    given_up = guild.get("dead_letters")
+    letters = f", {counted(given_up, 'dead letter')} (rustic-host dead-letters list {guild['id']})" if given_up else ""
+    print(printable(f"guild {guild['id']}{named}: {guild['status']}{taken}{letters}"))
     if interop and interop["error"]:
         print(printable(f"what others publish is not read: {interop['error']}"))
     if guild["agents"]:

@@ -14,10 +14,13 @@ from redis.retry import Retry
 from rustic_host.errors import BackendRefusedError, BackendUnavailableError
 from rustic_host.host.tail import Tail
 from rustic_host.messaging import GemstoneGenerator, counts
+from rustic_host.messaging.dead_letter import DEAD_LETTER_TOPIC
 from rustic_host.messaging.delivery import Frame
 from rustic_host.messaging.redis import slots
 from rustic_host.messaging.redis.config import RedisBackendConfig
+from rustic_host.messaging.redis.letters import DeadLetters
 from rustic_host.messaging.redis.link import Link
+from rustic_host.messaging.redis.positions import Positions
 from rustic_host.messaging.redis.publisher import Publisher
 from rustic_host.messaging.redis.retention import Bounds, Janitor, Sweep
 
@@ -53,6 +56,7 @@ class HostBus:
         self.config = config
         self._janitor = Janitor(config, bounds)
         self._publisher = Publisher(config, "rustic-host:host")
+        self._operator = Publisher(config, "rustic-host:operator", deadline=ANSWER_SECONDS)
         self._redis: redis_async.Redis = redis_async.Redis.from_url(
             config.connection_url(),
             protocol=2,
@@ -119,12 +123,25 @@ class HostBus:
         """Messages of topics as they are stored; see :class:`rustic_host.host.tail.Tail`."""
         return Tail(self._redis, self.config.keys, namespace, topics, start).items()
 
+    async def dead_letters(self, namespace: str) -> int:
+        """How many messages of a guild were given up and lie in the queue."""
+        found = await self._ask(self._redis.zcard(self.config.keys.topic_keys(namespace, DEAD_LETTER_TOPIC).store))
+        return int(found)
+
+    def letters(self, namespace: str, shared: str) -> DeadLetters:
+        """The dead letters of a guild; its methods block."""
+        return DeadLetters(self._operator, namespace, shared)
+
+    def positions(self, namespace: str, shared: str) -> Positions:
+        """Where the clients of a guild stand; its methods block."""
+        return Positions(self._operator, namespace, shared, self.config.message_ttl)
+
     async def close(self) -> None:
         """Give the slot back and let go; for a server that is away the slot's lease ends by itself."""
         leaving = Publisher(self.config, "rustic-host:leaving", deadline=LEAVE_SECONDS)
         with suppress(BackendUnavailableError, BackendRefusedError, AttributeError):
             await asyncio.to_thread(slots.release, leaving, [self.slot])
-        for held in (leaving, self._publisher, self._janitor):
+        for held in (leaving, self._operator, self._publisher, self._janitor):
             await asyncio.to_thread(held.close)
         await self._redis.aclose()
 

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rustic_host.errors import CannotCreateError, ExecutionError
+from rustic_host.errors import CannotCreateError, ExecutionError, UnknownGuildError
 from rustic_host.execution.multiprocess import MultiProcessExecutionEngine
 from rustic_host.guild.aliases import our_name
 from rustic_host.guild.dsl import GuildSpec
@@ -59,6 +59,17 @@ class Host:
         self.buses = Buses(settings, self.socket_path.parent)
         self.sweeper = Sweeper(self.buses, self.supervisors)
         self._ending: set[asyncio.Task[None]] = set()
+
+    def supervisor(self, guild: str) -> GuildSupervisor:
+        """Of one guild.
+
+        Raises:
+            UnknownGuildError: it does not run here.
+        """
+        if guild not in self.supervisors:
+            known = ", ".join(self.supervisors) or "none"
+            raise UnknownGuildError(f"no guild {guild!r} runs here (running: {known})")
+        return self.supervisors[guild]
 
     async def run(self) -> None:
         """Run until :meth:`stop` or a signal.

@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from rustic_host import __version__
-from rustic_host.errors import BackendUnavailableError, UnknownGuildError
+from rustic_host.errors import BackendUnavailableError
 from rustic_host.execution.process import pss_bytes
 from rustic_host.host.bus import Backlog, Counts
+from rustic_host.host.operator import Operator
 from rustic_host.host.supervisor import AgentRecord, GuildSupervisor
 from rustic_host.messaging import AgentTag, Message, Priority
 from rustic_host.messaging.delivery import frames_of
@@ -39,6 +40,7 @@ class Gateway:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self.operator = Operator(host)
         self._tails: Counter[tuple[str, str]] = Counter()
         self._snapshot = MetricsSnapshot()
         self._collector = HostCollector(lambda: self._snapshot, version=__version__)
@@ -71,14 +73,14 @@ class Gateway:
 
     async def publish(self, guild: str, topic: str, items: list[OutgoingItem]) -> list[int]:
         """Publish; all items are stored when it returns."""
-        self._supervisor(guild)
+        self._host.supervisor(guild)
         messages = [self._message(guild, topic, item) for item in items]
         await self._host.buses.of(guild).publish(guild, [frame for message in messages for frame in frames_of(message)])
         return [message.id for message in messages]
 
     async def tail(self, guild: str, topics: list[str], start: str | None) -> AsyncIterator[bytes]:
         """Counted as a subscription for as long as it is read."""
-        self._supervisor(guild)
+        self._host.supervisor(guild)
         names = topics or ["*"]
         self._tails.update((guild, topic) for topic in names)
         items = self._host.buses.of(guild).tail(guild, topics, start)
@@ -99,7 +101,9 @@ class Gateway:
         large: dict[tuple[str, str], int] = {}
         imported: dict[tuple[str, str], int] = {}
         processed: dict[tuple[str, str, str, str], int] = {}
+        letters: dict[tuple[str], int] = {}
         for guild, supervisor in self._host.supervisors.items():
+            letters[(guild,)] = await self._host.buses.of(guild).dead_letters(guild)
             names = {f"{guild}${record.spec.id}": record.spec.name for record in supervisor.agents.values()}
             names[supervisor.service.client_id] = supervisor.service.name
             for count, value in (await self._host.buses.of(guild).counts(guild)).items():
@@ -118,6 +122,7 @@ class Gateway:
             large=large,
             processed=processed,
             subscriptions=self._subscriptions(),
+            dead_letters=letters,
             agent_up={(guild, r.spec.name): int(r.status == "running") for guild, r in self._records()},
             bridge_up={(guild,): int(interop.error is None) for guild, interop in self._host.interop.items()},
             agent_restarts={(guild, r.spec.name): r.restarts for guild, r in self._records()},
@@ -147,12 +152,6 @@ class Gateway:
         )
         return dict(live + self._tails)
 
-    def _supervisor(self, guild: str) -> GuildSupervisor:
-        if guild not in self._host.supervisors:
-            known = ", ".join(self._host.supervisors) or "none"
-            raise UnknownGuildError(f"no guild {guild!r} runs here (running: {known})")
-        return self._host.supervisors[guild]
-
     def _message(self, guild: str, topic: str, item: OutgoingItem) -> Message:
         priority = Priority.NORMAL if item.priority is None else Priority(item.priority)
         new_id = self._host.buses.of(guild).generator.get_id(priority)
@@ -178,7 +177,7 @@ class Gateway:
 
     async def _guild_status(self, supervisor: GuildSupervisor) -> GuildStatus:
         guild = supervisor.spec.id
-        handled, backlogs = await self._from_redis(supervisor)
+        handled, backlogs, dead_letters = await self._from_redis(supervisor)
         agents = [
             await self._agent_status(record, handled, backlogs, f"{guild}${record.spec.id}")
             for record in supervisor.agents.values()
@@ -192,18 +191,19 @@ class Gateway:
             status=supervisor.status,
             agents=agents,
             subscriptions=mine,
+            dead_letters=dead_letters,
             interop=InteropStatus(imported=imported, error=interop.error) if interop else None,
         )
 
-    async def _from_redis(self, supervisor: GuildSupervisor) -> tuple[Counts | None, list[Backlog] | None]:
+    async def _from_redis(self, supervisor: GuildSupervisor) -> tuple[Counts | None, list[Backlog] | None, int | None]:
+        guild = supervisor.spec.id
+        bus = self._host.buses.of(guild)
         try:
-            bus = self._host.buses.of(supervisor.spec.id)
-            return await bus.counts(supervisor.spec.id), await bus.backlogs(
-                supervisor.spec.id, sorted(supervisor.topics())
-            )
+            backlogs = await bus.backlogs(guild, sorted(supervisor.topics()))
+            return await bus.counts(guild), backlogs, await bus.dead_letters(guild)
         except BackendUnavailableError as error:
-            log.warning("status_without_redis", guild=supervisor.spec.id, error=str(error))
-            return None, None
+            log.warning("status_without_redis", guild=guild, error=str(error))
+            return None, None, None
 
     async def _agent_status(
         self, record: AgentRecord, handled: Counts | None, backlogs: list[Backlog] | None, client_id: str

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from rustic_host.agents.guild_control import AgentHealth
 from rustic_host.errors import RusticHostError
 from rustic_host.execution.events import WorkerEvent
+from rustic_host.execution.exit_codes import WorkerExit
 from rustic_host.execution.multiprocess import MultiProcessExecutionEngine
 from rustic_host.guild.dsl import AgentSpec, GuildSpec
 from rustic_host.guild.health import HeartbeatStatus
@@ -142,6 +143,15 @@ class GuildSupervisor:
         """Of the agents and the manager; None before the manager has said which agents were added in earlier runs."""
         ids = {record.spec.id for record in self.agents.values()} | {agent.id for agent in self.spec.agents}
         return {f"{self.spec.id}${each}" for each in ids} | {self.service.client_id} if self._followed else None
+
+    def try_again(self, agent_id: str) -> bool:
+        """Start an agent whose group was lost, now that it has one again; False for one that needs no start."""
+        record = self.agents.get(agent_id)
+        if record is None or record.status != "failed" or record.announced != WorkerExit.GROUP_LOST:
+            return False
+        record.policy = RestartPolicy()
+        self._restart(record)
+        return True
 
     # ---- what the guild's manager asks (GuildRunner) ----------------------------------------------------------
 

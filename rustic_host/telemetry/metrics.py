@@ -38,6 +38,8 @@ class MetricsSnapshot:
     """Messages handled since the guild exists, by (guild, topic, agent, outcome)."""
     subscriptions: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Live subscriptions, by (guild, topic)."""
+    dead_letters: Mapping[tuple[str], int] = field(default_factory=dict)
+    """Messages that were given up and lie in the queue now, by (guild,)."""
     agent_up: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """1 for an agent that runs, 0 for one that should, by (guild, agent)."""
     bridge_up: Mapping[tuple[str], int] = field(default_factory=dict)
@@ -143,6 +145,7 @@ class HostCollector(Collector):
             ("guild", "topic"),
             self._capped("subscriptions", now.subscriptions),
         )
+        yield _gauge("rustic_dead_letters", "Messages given up, in the queue now.", ("guild",), now.dead_letters)
         yield _gauge("rustic_agent_up", "1 when the agent runs.", ("guild", "agent"), now.agent_up)
         yield _gauge("rustic_bridge_up", "1 when what others publish is read.", ("guild",), now.bridge_up)
         yield _gauge(

@@ -20,16 +20,23 @@ from rustic_host.errors import (
     RequestTooLargeError,
     RusticHostError,
     SpecError,
+    UnknownAgentError,
     UnknownGuildError,
+    UnknownMessageError,
+    UnknownPositionError,
 )
 from rustic_host.telemetry.metrics import CONTENT_TYPE
 from rustic_host.web.interface import HostInterface
 from rustic_host.web.models import ErrorAnswer, HostStatus, OutgoingItem, PublishAnswer, answer_of, error_answer
+from rustic_host.web.operator import ROUTES as OPERATOR_ROUTES
 from rustic_host.web.stream import TailResponse, read_lines
 
 #: HTTP status of an error: the first class that fits, 500 where none does.
 _HTTP_STATUS: list[tuple[type[RusticHostError], int]] = [
     (UnknownGuildError, 404),
+    (UnknownAgentError, 404),
+    (UnknownMessageError, 404),
+    (UnknownPositionError, 400),
     (RequestTooLargeError, 413),
     (RequestError, 400),
     (MessageError, 400),
@@ -51,7 +58,7 @@ def control_app(host: HostInterface) -> FastAPI:
         ("GET", "/v1/guilds/{guild}/tail", _get_tail),
         ("POST", "/v1/stop", _post_stop),
     ]
-    for method, path, endpoint in routes:
+    for method, path, endpoint in [*routes, *OPERATOR_ROUTES]:
         app.add_api_route(path, endpoint, methods=[method], response_model=None)
     return app
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from rustic_host.web.models import HostStatus, OutgoingItem
+from rustic_host.web.operator_models import AgentBacklog, LetterChoice, LetterPage, LettersDone, Sought
 
 
 class HostInterface(Protocol):
@@ -16,6 +17,10 @@ class HostInterface(Protocol):
     @property
     def version(self) -> str:
         """Version of the package that runs."""
+
+    @property
+    def operator(self) -> "OperatorInterface":
+        """What an operator does about messages that were given up or stand still."""
 
     async def status(self) -> HostStatus:
         """Return the present state of the host, its guilds and their agents."""
@@ -49,3 +54,42 @@ class HostInterface(Protocol):
 
     async def metrics(self) -> bytes:
         """Return the metrics as Prometheus text."""
+
+
+class OperatorInterface(Protocol):
+    """Messages that were given up or stand still. Every method may raise UnknownGuildError; those that name an agent
+    (by id or name) UnknownAgentError.
+    """
+
+    async def letters(self, guild: str, choice: LetterChoice) -> LetterPage:
+        """Return dead letters, newest first."""
+
+    async def letter(self, guild: str, letter_id: int) -> bytes:
+        """Return one as it is stored.
+
+        Raises:
+            UnknownMessageError: there is none.
+        """
+
+    async def replay(self, guild: str, choice: LetterChoice) -> LettersDone:
+        """Deliver the originals again, oldest first; ``limit`` does not matter."""
+
+    async def purge(self, guild: str, choice: LetterChoice) -> LettersDone:
+        """Throw letters away; ``limit`` does not matter."""
+
+    async def pending(self, guild: str, agent: str | None, limit: int) -> list[AgentBacklog]:
+        """Return what agents have in hand and before them, at most ``limit`` entries for each agent and topic."""
+
+    async def skip(self, guild: str, agent: str, message: str, topic: str | None) -> dict[str, object]:
+        """Give up one message of an agent; returns its dead letter's id and where it was.
+
+        Raises:
+            UnknownMessageError, UnknownPositionError, RequestError: there is no such message, or more than one.
+        """
+
+    async def seek(self, guild: str, agent: str, start: str, topic: str | None) -> Sought:
+        """Have an agent read on from another position.
+
+        Raises:
+            UnknownMessageError, UnknownPositionError: there is no such position.
+        """

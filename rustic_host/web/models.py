@@ -69,6 +69,8 @@ class GuildStatus(BaseModel):
     """Live subscriptions by topic."""
     interop: InteropStatus | None = None
     """``None`` where what Rustic AI's processes publish is not read."""
+    dead_letters: int | None = None
+    """Messages that were given up and lie in the queue; ``None`` is not known."""
 
 
 class HostStatus(BaseModel):

@@ -17,6 +17,7 @@ from rustic_host.errors import BackendUnavailableError, UnknownGuildError
 from rustic_host.web.app import control_app
 from rustic_host.web.models import AgentStatus, GuildStatus, HostInfo, HostStatus, OutgoingItem
 from rustic_host.web.serve import serve_unix
+from tests.web.fake_operator import FakeOperator
 
 
 class FakeHost:
@@ -25,6 +26,7 @@ class FakeHost:
     version = "9.9.9"
 
     def __init__(self) -> None:
+        self.operator = FakeOperator()
         self.pid = os.getpid()
         self.published: list[tuple[str, OutgoingItem]] = []
         self.batches: list[int] = []

@@ -7,14 +7,13 @@ that is delivered again goes through one script that takes its letter out of the
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from itertools import repeat
 from typing import Any, cast
 
 from rustic_host.errors import BackendRefusedError
 from rustic_host.messaging import counts
 from rustic_host.messaging.dead_letter import DEAD_LETTER_TOPIC, replay_of
-from rustic_host.messaging.delivery import DIGEST_BYTES, home_of
+from rustic_host.messaging.delivery import digest_of, home_of
 from rustic_host.messaging.gemstone_id import GemstoneID
 from rustic_host.messaging.redis.link import Argument, Script
 from rustic_host.messaging.redis.publisher import Publisher
@@ -26,6 +25,12 @@ PAGES_A_CALL = 32
 """Pages that one call looks through: an answer must not take longer than its caller waits."""
 
 PURGE, REPLAY = Script("purge"), Script("replay")
+
+REFUSED = {
+    b"type": "key {} is of a wrong type; nothing was done",
+    b"acl": "the server's user may not use {}; nothing was done",
+}
+"""What a script's refusal means that has nothing to do with what was asked."""
 
 _GONE = "it was replayed or purged meanwhile"
 
@@ -188,9 +193,11 @@ class DeadLetters:
             body = replay_of(original, client_id).to_json_bytes()
         except ValueError as error:
             return f"the original is no message that can be read: {error}"
-        log = self._keys.topic_keys(home_of(letter.topic, self._namespace, self._shared), letter.topic).log
+        home = home_of(letter.topic, self._namespace, self._shared)
+        log = self._keys.topic_keys(home, letter.topic).log
         script_keys = [self._store, self._seen, self._index(letter), log, self._keys.counts_key(self._namespace)]
-        args: list[Argument] = [letter.body, _digest(letter.body), client_id, body, counts.published(letter.topic)]
+        args: list[Argument] = [letter.body, digest_of(letter.body), client_id, body, counts.published(letter.topic)]
+        args.append(self._keys.imports_channel(home))
         reason = self._done(REPLAY, script_keys, args)
         if reason == "group":
             return f"{client_id or 'nobody'} does not read topic {letter.topic}, so nobody would handle it"
@@ -199,19 +206,15 @@ class DeadLetters:
     def _purge(self, letters: list[Letter]) -> Iterator[str]:
         if letters:
             script_keys = [self._store, self._seen, *map(self._index, letters)]
-            self._done(PURGE, script_keys, [part for each in letters for part in (each.body, _digest(each.body))])
+            self._done(PURGE, script_keys, [part for each in letters for part in (each.body, digest_of(each.body))])
         return repeat("", len(letters))
 
     def _done(self, script: Script, script_keys: list[str], args: list[Argument]) -> str:
         """Why the script did nothing; empty when it did."""
         done, *why = cast(list[Any], self._server.run(script, script_keys, args))
-        if not done and why[0] == b"type":
-            raise BackendRefusedError(f"key {why[1].decode()} is of a wrong type; nothing was done")
+        if not done and why[0] in REFUSED:
+            raise BackendRefusedError(REFUSED[why[0]].format(why[1].decode()))
         return "" if done else why[0].decode()
 
     def _index(self, letter: Letter) -> str:
         return self._keys.message_key(self._namespace, letter.id or 0)
-
-
-def _digest(body: bytes) -> bytes:
-    return blake2b(body, digest_size=DIGEST_BYTES).digest()

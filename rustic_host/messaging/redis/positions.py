@@ -10,6 +10,7 @@ from rustic_host.messaging import counts
 from rustic_host.messaging.delivery import Entry, Frame
 from rustic_host.messaging.message import Message
 from rustic_host.messaging.redis.consumer import CONSUMER
+from rustic_host.messaging.redis.letters import REFUSED
 from rustic_host.messaging.redis.link import Argument, Script, shown_name
 from rustic_host.messaging.redis.publisher import Publisher, frame_args, frame_keys
 
@@ -246,8 +247,8 @@ class Positions:
 
     def _run(self, script: Script, script_keys: list[str], args: list[Argument]) -> list[Any]:
         reply = cast(list[Any], self._server.run(script, script_keys, args))
-        if not reply[0] and reply[1] == b"type":
-            raise BackendRefusedError(f"key {reply[2].decode()} is of a wrong type; nothing was done")
+        if not reply[0] and reply[1] in REFUSED:
+            raise BackendRefusedError(REFUSED[reply[1]].format(reply[2].decode()))
         return reply
 
     def _begin_anew(self, client_id: str) -> None:

@@ -8,8 +8,11 @@ from rustic_host.errors import BackendRefusedError
 from rustic_host.messaging import RedisBackendConfig
 from rustic_host.messaging.delivery import Result, frames_of
 from rustic_host.messaging.redis.consumer import Consumer
+from rustic_host.messaging.redis.letters import Choice, DeadLetters
+from rustic_host.messaging.redis.positions import Positions
 from rustic_host.messaging.redis.publisher import Publisher
 from tests.messaging.bus import CLIENT, Bus, forward, message
+from tests.messaging.redis.test_letters import give_up
 
 MISSING = ["resetchannels", "-publish", "-xadd", "-zadd", "-set", "-hincrby"]
 
@@ -83,3 +86,34 @@ def test_a_user_of_one_guild_alone_may_do_all_that_is_done(own_bus: Bus, setting
     )
     consumer.close()
     assert (own_bus.logged("a"), own_bus.logged("b"), own_bus.pending()) == ([1], [1], 0)
+
+
+@pytest.mark.parametrize("missing", ["-zrem", "-del", "-xadd", "-hincrby"])
+def test_a_replay_is_refused_and_the_letter_stays(own_bus: Bus, settings: RedisBackendConfig, missing: str) -> None:
+    own_bus.consumer()
+    give_up(own_bus, 1)
+    limit(own_bus, missing)
+    before = own_bus.dump()
+    server = Publisher(settings, "p")
+    with pytest.raises(BackendRefusedError, match="may not"):
+        DeadLetters(server, own_bus.namespace).replay(Choice())
+    server.close()
+    assert own_bus.dump() == before
+
+
+@pytest.mark.parametrize("missing", [*MISSING, "-xack", "-xreadgroup", "-hdel", "-hset", "-xgroup"])
+def test_an_operators_skip_or_seek_is_refused_whole(own_bus: Bus, settings: RedisBackendConfig, missing: str) -> None:
+    own_bus.consumer()
+    own_bus.publish(1)
+    server = Publisher(settings, "p")
+    its = Positions(server, own_bus.namespace)
+    ((entry_id, _),) = own_bus.raw.xrange(own_bus.log())
+    entry = its.find(CLIENT, entry_id.decode())
+    (letter,) = frames_of(message("dead_letter_queue"))
+    limit(own_bus, missing)
+    before = own_bus.dump()
+    seeks = missing in ("-hset", "-xgroup")
+    with pytest.raises(BackendRefusedError, match="may not"):
+        _ = its.seek(CLIENT, "start") if seeks else its.skip(CLIENT, entry, letter)  # type: ignore[func-returns-value]
+    server.close()
+    assert own_bus.dump() == before

@@ -8,12 +8,23 @@
 -- ARGV[1]   group
 -- then for each log: its topic, the position ('0', '$' or an entry id), how many entries were ever added up to there ('' when not known)
 --
--- Returns {1, and for each log how many entries were pending up to the position}, or {0, 'type', key} with nothing written.
+-- Returns {1, and for each log how many entries were pending up to the position}, or {0, 'type', key}, {0, 'acl', command}
+-- with nothing written.
 local group = ARGV[1]
 for i = 1, #KEYS do
   local found = redis.call('TYPE', KEYS[i]).ok
   if found ~= 'none' and found ~= (i < 3 and 'hash' or 'stream') then return {0, 'type', KEYS[i]} end
 end
+
+local function may_not(...)
+  return redis.acl_check_cmd and not redis.acl_check_cmd(...)
+end
+
+if may_not('XGROUP', 'DESTROY', KEYS[3], group) then return {0, 'acl', 'XGROUP DESTROY'} end
+if may_not('XGROUP', 'CREATE', KEYS[3], group, '$', 'MKSTREAM') then return {0, 'acl', 'XGROUP CREATE'} end
+if may_not('HSET', KEYS[1], 'n', '1') then return {0, 'acl', 'HSET'} end
+if may_not('HDEL', KEYS[1], 'n') then return {0, 'acl', 'HDEL'} end
+if may_not('HKEYS', KEYS[2]) then return {0, 'acl', 'HKEYS'} end
 
 local function forget(key, prefix)
   for _, field in ipairs(redis.call('HKEYS', key)) do

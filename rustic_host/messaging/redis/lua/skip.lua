@@ -14,7 +14,8 @@
 -- ARGV[11] count field of what the client finished so
 --
 -- Returns {1} (also when it was done before), or, with nothing written, {0, 'gone'} (neither pending nor to be read),
--- {0, 'far'} (too many stand before it), {0, 'group'} (the group is not there), {0, 'type', key}.
+-- {0, 'far'} (too many stand before it), {0, 'group'} (the group is not there), {0, 'type', key},
+-- {0, 'acl', command}.
 local group, id, topic = ARGV[1], ARGV[3], ARGV[4]
 local want = {'hash', 'hash', 'hash', 'stream', 'stream', 'zset', 'zset'}
 for i, kind in ipairs(want) do
@@ -38,6 +39,20 @@ if #pending == 0 then
   if unread > tonumber(ARGV[5]) then return {0, 'far'} end
   if unread == 0 or ahead[unread][1] ~= id then return {0, 'gone'} end
 end
+
+local function may_not(...)
+  return redis.acl_check_cmd and not redis.acl_check_cmd(...)
+end
+
+if may_not('XREADGROUP', 'GROUP', group, ARGV[2], 'STREAMS', KEYS[4], '>') then return {0, 'acl', 'XREADGROUP'} end
+if may_not('XACK', KEYS[4], group, id) then return {0, 'acl', 'XACK'} end
+if may_not('ZADD', KEYS[6], 0, '') then return {0, 'acl', 'ZADD'} end
+if may_not('SET', KEYS[8], '', 'EX', 1) then return {0, 'acl', 'SET'} end
+if may_not('XADD', KEYS[5], '*', 'm', '') then return {0, 'acl', 'XADD'} end
+if may_not('PUBLISH', KEYS[7], '') then return {0, 'acl', 'PUBLISH'} end
+if may_not('HINCRBY', KEYS[3], 'n', 1) then return {0, 'acl', 'HINCRBY'} end
+if may_not('HDEL', KEYS[1], 'n') then return {0, 'acl', 'HDEL'} end
+if may_not('HKEYS', KEYS[2]) then return {0, 'acl', 'HKEYS'} end
 
 if unread > 0 then redis.call('XREADGROUP', 'GROUP', group, ARGV[2], 'COUNT', unread, 'STREAMS', KEYS[4], '>') end
 redis.call('XACK', KEYS[4], group, id)
