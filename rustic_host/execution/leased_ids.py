@@ -5,6 +5,7 @@ import time
 
 from rustic_host.execution.leases import SlotLeases
 from rustic_host.messaging.redis.config import RedisBackendConfig
+from rustic_host.messaging.redis.slots import Slot
 
 
 class LeasedIds:
@@ -18,7 +19,7 @@ class LeasedIds:
     """
 
     def __init__(self, config: RedisBackendConfig) -> None:
-        self._leases = SlotLeases(config)
+        self._leases = SlotLeases(config, self._lost)
         self._slot = self._leases.lease()
         self.generator = self._slot.generator()
         """Safe to share between threads."""
@@ -30,6 +31,10 @@ class LeasedIds:
         """Give the slot back; whoever has the generator must not use it any more."""
         self._ended.set()
         self._thread.join()
+
+    def _lost(self, _: Slot) -> None:
+        self._slot = self._leases.lease()
+        self.generator.become(self._slot.generator())
 
     def _renew(self) -> None:
         while not self._ended.wait(max(0.0, self._leases.due - time.monotonic())):

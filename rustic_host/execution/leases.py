@@ -23,14 +23,21 @@ class SlotLeases:
 
     Args:
         config: the server; its timeouts are cut to :data:`CALL_SECONDS`.
+        on_lost: told of a slot that expired and is somebody else's: who makes ids with it must have another.
         clock: monotonic seconds.
     """
 
-    def __init__(self, config: RedisBackendConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        config: RedisBackendConfig,
+        on_lost: Callable[[slots.Slot], object] = lambda slot: None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         quick = {"socket_timeout": CALL_SECONDS, "socket_connect_timeout": CALL_SECONDS}
         self._publisher = Publisher(config.model_copy(update=quick), "rustic-host:engine", deadline=CALL_SECONDS)
-        self._clock = clock
-        self._held: set[slots.Slot] = set()
+        self._clock, self._on_lost = clock, on_lost
+        self._held: dict[int, slots.Slot] = {}
         self._returned: list[slots.Slot] = []
         self._renew_at = clock() + slots.LEASE_SECONDS / 3
         self._retry_at = 0.0
@@ -47,13 +54,13 @@ class SlotLeases:
             MessagingError: all are taken, or the server cannot be reached.
         """
         slot = slots.lease(self._publisher)
-        self._held.add(slot)
+        self._held[slot.number] = slot
         return slot
 
     def give_back(self, slot: slots.Slot) -> None:
         """The worker is gone; the server hears of it at the next :meth:`do_what_is_due`."""
-        self._held.discard(slot)
-        self._returned.append(slot)
+        if held := self._held.pop(slot.number, None):  # one that was lost is not ours to give back
+            self._returned.append(held)
 
     def do_what_is_due(self) -> None:
         """Tell the server. What it does not hear now it hears later; a slot that is not renewed is free in the end."""
@@ -64,11 +71,19 @@ class SlotLeases:
             slots.release(self._publisher, self._returned)
             self._returned = []
             if now >= self._renew_at:
-                slots.renew(self._publisher, self._held)
+                self._renew()
                 self._renew_at = now + slots.LEASE_SECONDS / 3
         except MessagingError as error:
             log.warning("id_slots_not_updated", error=str(error), retry_in_seconds=RETRY_SECONDS)
             self._retry_at = self._clock() + RETRY_SECONDS
+
+    def _renew(self) -> None:
+        kept = {slot.number: slot for slot in slots.renew(self._publisher, self._held.values())}
+        lost = [slot for number, slot in self._held.items() if number not in kept]
+        self._held = kept
+        for slot in lost:
+            log.error("id_slot_lost", slot=slot.number)
+            self._on_lost(slot)
 
     def close(self) -> None:
         """Tell the server what it has not heard, if it answers, and let go of the connection."""

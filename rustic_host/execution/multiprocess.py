@@ -456,8 +456,13 @@ class MultiProcessExecutionEngine(ExecutionEngine):
 
     def _slot_leases(self, messaging: MessagingConfig) -> SlotLeases:
         if self._leases is None:
-            self._leases = SlotLeases(self._check_backend(messaging).config)
+            self._leases = SlotLeases(self._check_backend(messaging).config, self._slot_lost)
         return self._leases
+
+    def _slot_lost(self, slot: Slot) -> None:
+        """A worker whose ids may be another's ends; what it has in hand is handled by the next, with another slot."""
+        for worker in [worker for worker in self._live() if worker.slot == slot]:
+            self._kill(worker)
 
     def _state(self, agent_id: str) -> str:
         with self._changed:

@@ -23,6 +23,9 @@ from rustic_host.messaging.redis.link import Link
 from rustic_host.messaging.redis.positions import Positions
 from rustic_host.messaging.redis.publisher import Publisher
 from rustic_host.messaging.redis.retention import Bounds, Janitor, Sweep
+from rustic_host.telemetry.logs import get_logger
+
+log = get_logger(__name__)
 
 SAFE_POLICIES = ("noeviction", "volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl")
 """Any ``allkeys-*`` policy evicts logs and state (attacks, A8)."""
@@ -87,8 +90,13 @@ class HostBus:
         return await asyncio.to_thread(self._janitor.sweep, namespace, shared, named)
 
     async def renew_slot(self) -> None:
-        """Keep the id slot."""
-        await asyncio.to_thread(slots.renew, self._publisher, [self.slot])
+        """Keep the id slot; one that expired and is somebody else's is replaced, for all who share the generator."""
+        kept = await asyncio.to_thread(slots.renew, self._publisher, [self.slot])
+        if not kept:
+            log.error("id_slot_lost", slot=self.slot.number, consequence="another is leased")
+            kept = [await asyncio.to_thread(slots.lease, self._publisher)]
+            self.generator.become(kept[0].generator())
+        (self.slot,) = kept
 
     async def counts(self, namespace: str) -> Counts:
         """The exact counts of a guild.

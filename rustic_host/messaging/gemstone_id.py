@@ -186,6 +186,12 @@ class GemstoneGenerator:
         self._ms = max(EPOCH_MS, not_before_ms)
         self._sequence = first
 
+    def become(self, other: "GemstoneGenerator") -> None:
+        """Go on with the machine id and block of a generator that nobody uses; times still move forward only."""
+        with self._lock:
+            self._machine_id, self._first, self._end = other._machine_id, other._first, other._end
+            self._ms, self._sequence = max(self._ms, other._ms) + 1, other._first
+
     def get_id(self, priority: Priority = Priority.NORMAL) -> GemstoneID:
         """Return a new id, larger than all before it of the same priority."""
         with self._lock:

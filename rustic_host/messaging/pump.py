@@ -105,6 +105,7 @@ class Pump:
         self._alone = self._refused = False
         self._uncommitted: list[Result] = []
         self._interruption: OwnershipLostError | CommitRefusedError | BackendUnavailableError | None = None
+        self._pause = 0.0
         self._stopping = threading.Event()
         self._turned = threading.Condition()
         self._asked = self._taken_up = 0
@@ -204,9 +205,15 @@ class Pump:
                 log.warning("commit_refused", error=str(error))
                 results, self._refused, self._alone = [], True, isinstance(error, CommitImpossibleError)
             except BackendUnavailableError as error:
-                log.warning("bus_connection_lost", error=str(error))
+                log.warning("bus_connection_lost", error=str(error), retry_in_seconds=round(self._pause, 3))
                 results = []
+                self._rest()
         return results
+
+    def _rest(self) -> None:
+        """No pause after the first break; a server that takes connections and breaks them at once gets longer ones."""
+        self._stopping.wait(self._pause * (0.5 + random()))
+        self._pause = min(max(self._pause * 2, 0.01), RECONNECT_MAX_SECONDS)
 
     def _turn(self, results: list[Result]) -> list[Result]:
         """Commit, read, handle; returns the results that the next turn will commit."""
@@ -225,6 +232,7 @@ class Pump:
         if (due := self._held.seconds_left()) is not None:
             wait = max(due, 0) if wait is None else min(wait, max(due, 0))
         entries = self._source.read(results, wait, self._held.topics)
+        self._pause = 0.0
         self.handled += len(results)
         entries = self._in_order(entries)
         return self._work_alone(entries) if self._alone else self._work(entries)

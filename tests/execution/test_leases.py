@@ -9,7 +9,7 @@ from rustic_host.errors import BackendUnavailableError
 from rustic_host.execution.leases import RETRY_SECONDS, SlotLeases
 from rustic_host.messaging.redis import keys
 from rustic_host.messaging.redis.config import RedisBackendConfig
-from rustic_host.messaging.redis.slots import LEASE_SECONDS
+from rustic_host.messaging.redis.slots import LEASE_SECONDS, Slot
 from tests.execution.bench import Events, engine_of, guild_of, messaging_at
 from tests.system.servers import RedisServer, redis_server
 
@@ -109,3 +109,20 @@ def test_a_server_that_is_away_holds_up_nobody(own: RedisServer, away: str) -> N
         else:
             own.start()
         engine.run_agent(guild, third, messaging)
+
+
+def test_who_makes_ids_with_a_slot_that_was_lost_is_told(own: RedisServer) -> None:
+    clock, lost = Clock(), list[Slot]()
+    leases = SlotLeases(RedisBackendConfig(unix_socket_path=own.socket), lost.append, clock=clock)
+    first, second = leases.lease(), leases.lease()
+    with own.client() as redis:
+        redis.zadd(keys.PLAIN.slots_key(), {str(first.number): first.until_ms + 1})  # somebody else's
+    clock.now = leases.due
+    leases.do_what_is_due()
+    assert lost == [first]
+    leases.give_back(first)
+    leases.give_back(second)
+    leases.close()
+    with own.client() as redis:
+        assert redis.zscore(keys.PLAIN.slots_key(), str(first.number)) == first.until_ms + 1
+    assert taken(own) == 1

@@ -130,3 +130,16 @@ def test_a_server_that_goes_away_is_said_to_be(own_bus: Bus, own_server: RedisSe
         assert await host.counts("g1") == {}
 
     run(own_bus.config, scenario)
+
+
+def test_an_id_slot_that_is_somebody_elses_is_replaced(own_bus: Bus) -> None:
+    async def scenario(host: HostBus) -> None:
+        first, generator = host.slot, host.generator
+        before = generator.get_id()
+        own_bus.raw.zadd(keys.PLAIN.slots_key(), {str(first.number): first.until_ms + 1})
+        await host.renew_slot()
+        assert host.slot.number != first.number
+        assert host.generator is generator
+        assert generator.get_id().to_int() > before.to_int()
+
+    run(own_bus.config, scenario)

@@ -223,3 +223,12 @@ def test_4096_generators_never_collide() -> None:
     made = {generator.get_id() for generator in generators for _ in range(10)}
     assert len(generators) == 4096
     assert len(made) == 40_960
+
+
+def test_a_generator_that_becomes_another_makes_its_ids_later_than_its_own() -> None:
+    first = GemstoneGenerator(1, clock=lambda: 1_800_000_000_000)
+    before = first.get_id()
+    first.become(GemstoneGenerator(2, sequence_block=(256, 256)))
+    after = first.get_id()
+    assert (after.to_int() >> 12 & 0xFF, after.to_int() & 0xFFF) == (2, 256)
+    assert after.timestamp > before.timestamp

@@ -30,6 +30,7 @@ from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.early import EarlySends, field_of
 from rustic_host.messaging.redis.link import Argument, Link, Script
 from rustic_host.messaging.redis.publisher import frame_args, frame_keys
+from rustic_host.telemetry.logs import get_logger
 
 BLOCK_SECONDS = 5.0
 """How long a read waits in the server; its return is the idle proof of life."""
@@ -51,6 +52,8 @@ POLL_SECONDS = 0.01
 
 CLAIM, COMMIT, EARLY = Script("claim"), Script("commit"), Script("early")
 PENDING, SUBSCRIBE = Script("pending"), Script("subscribe")
+log = get_logger(__name__)
+
 CONSUMER = "rustic-host"
 """Each group has one consumer only; who may use it is said by the owner token."""
 
@@ -94,6 +97,7 @@ class Consumer:
         self._topics: dict[bytes, str] = {}
         self._reread = True
         self._in_hand = 0
+        self._connection: Argument = 0
         self._checked_at = clock()
         self._version = 0
         self._timers: dict[str, Any] = {}
@@ -230,9 +234,9 @@ class Consumer:
 
     def _claim(self) -> bytes:
         """Become the owner; returns the connection of the reader before, if there was one."""
-        connection = self._link.call("CLIENT", "ID")
+        self._connection = self._link.call("CLIENT", "ID")
         mode = "keep" if self._claimed else "take"
-        args = [self._token, connection, mode, self._former_token]
+        args = [self._token, self._connection, mode, self._former_token]
         former: bytes
         former, token = self._checked(self._link.run(CLAIM, [self._client_key], args))
         if not self._claimed:
@@ -279,6 +283,7 @@ class Consumer:
             if not isinstance(error.__cause__, NoScriptError):
                 self._link.close()  # the read's reply is still under way
                 raise
+            self._end_read()
             entries = self._entries(self._read_reply())
             if self.connected:
                 self.commit(results)
@@ -304,6 +309,18 @@ class Consumer:
         if not self._drain_wakes():
             raise BackendUnavailableError(f"{self._link.where}: no answer within {patience:.0f} s")
         return None
+
+    def _end_read(self) -> None:
+        """Have the server end the blocked read that was sent with a commit which it does not know (any more)."""
+        helper = Link(self._link.config, f"{self._link.name}:unblock")
+        try:
+            helper.connect()
+            while not self._link.wait(POLL_SECONDS) and not helper.call("CLIENT", "UNBLOCK", self._connection):
+                continue  # not blocked yet
+        except MessagingError as error:
+            log.warning("read_not_ended", client=self.client_id, error=str(error), consequence="it ends by itself")
+        finally:
+            helper.close()
 
     def _wait_for_topics(self, seconds: float) -> None:
         if self._link.wait(seconds, self._wake_read) or self._drain_wakes():

@@ -1,5 +1,6 @@
 """The loop of a client on a real server: faults, stops, and messages whose commit is impossible."""
 
+import itertools
 import threading
 import time
 from collections import Counter
@@ -35,10 +36,7 @@ FAULTS: dict[str, Callable[[Bus], object]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults_in_the_middle_of_a_batch_lose_and_double_nothing(
-    own_bus: Bus, fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(consumer_module, "BLOCK_SECONDS", 0.1)  # a flushed script waits for the read sent with it
+def test_faults_in_the_middle_of_a_batch_lose_and_double_nothing(own_bus: Bus, fault: str) -> None:
     bus, total = own_bus, 80
     to_come = set(range(3, total, 7))
 
@@ -301,3 +299,37 @@ def test_many_outputs_are_committed_before_the_batch_ends(bus: Bus) -> None:
         assert waiting.wait(WAIT_SECONDS)
         assert len(bus.logged("out")) == COMMIT_FRAMES
         go_on.set()
+
+
+def test_a_commit_whose_script_was_flushed_does_not_wait_for_the_read_that_was_sent_with_it(own_bus: Bus) -> None:
+    def handle(entry: Entry) -> Result:
+        own_bus.raw.script_flush()
+        return forward(entry)
+
+    with Looper(own_bus, handle):
+        own_bus.wait_blocked()
+        began = time.monotonic()
+        own_bus.publish(1)
+        wait_until(lambda: bool(own_bus.raw.exists(own_bus.log("out"))))
+        assert time.monotonic() - began < consumer_module.BLOCK_SECONDS / 2
+    assert own_bus.outcomes() == {"ok": 1}
+
+
+def test_a_connection_that_breaks_as_soon_as_it_is_made_is_not_tried_without_pause(bus: Bus) -> None:
+    looper = Looper(bus, forward)
+    tries: list[float] = []
+
+    def breaks(*_: object) -> list[Entry]:
+        tries.append(time.monotonic())
+        if len(tries) == 7:
+            looper.pump.stop()
+        bus.kill_reader()
+        looper.consumer._link.call("PING")
+        raise AssertionError("it did not break")
+
+    looper.consumer.read = breaks  # type: ignore[method-assign,assignment]
+    with looper:
+        looper.thread.join(WAIT_SECONDS)
+    assert len(tries) == 7
+    pauses = [later - sooner for sooner, later in itertools.pairwise(tries)]
+    assert pauses[5] > 0.05  # 0, 10, 20, 40, 80, 160 ms, each by half at least

@@ -95,3 +95,26 @@ def test_generators_of_distinct_slots_never_make_the_same_id() -> None:
     made = [Slot(number, 0).generator().get_id().to_int() & 0x3FFFFF for number in range(ALL)]
     machines = {(low >> 12, low & 0xFFF) for low in made}
     assert len(machines) == ALL
+
+
+def test_a_slot_that_expired_and_is_somebody_elses_is_not_renewed_and_not_given_back(own_bus: Bus) -> None:
+    publisher = own_bus.publisher()
+    held = [lease(publisher) for _ in range(ALL)]
+    own_bus.raw.zadd(keys.PLAIN.slots_key(), {"11": 1000})  # its holder was stopped for long
+    other = lease(publisher)
+    assert other.number == 11
+    assert [slot.number for slot in renew(publisher, [held[10], held[11], held[12]])] == [10, 12]
+    before = taken_until(own_bus, 11)
+    release(publisher, [held[11]])
+    assert taken_until(own_bus, 11) == before
+    (again,) = renew(publisher, [other])
+    assert again.until_ms == taken_until(own_bus, 11) >= other.until_ms
+    assert renew(publisher, [again]) == [other]
+
+
+def test_a_slot_that_expired_and_nobody_took_is_renewed(own_bus: Bus) -> None:
+    publisher = own_bus.publisher()
+    slot = lease(publisher)
+    own_bus.raw.zadd(keys.PLAIN.slots_key(), {str(slot.number): 1000})
+    assert renew(publisher, [slot]) == [slot]
+    assert taken_until(own_bus, slot.number) > slot.until_ms - 1

@@ -3,7 +3,8 @@
 -- KEYS[1]  ZSET  slot -> server time in ms until which it is taken
 -- ARGV[1]  number of slots   ARGV[2]  lease time in ms
 --
--- Returns {slot, server time in ms before which nobody may have used it}, or {-1, 0} when all are taken.
+-- Returns {slot, server time in ms before which nobody may have used it, server time until which it is leased}, or
+-- {-1, 0, 0} when all are taken.
 local now = redis.call('TIME')
 local now_ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
 local slot, floor = nil, 0
@@ -16,8 +17,9 @@ if used < tonumber(ARGV[1]) then
   until not redis.call('ZSCORE', KEYS[1], slot)
 else
   local free = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now_ms, 'WITHSCORES', 'LIMIT', 0, 1)
-  if #free == 0 then return {-1, 0} end
+  if #free == 0 then return {-1, 0, 0} end
   slot, floor = free[1], tonumber(free[2])
 end
-redis.call('ZADD', KEYS[1], now_ms + tonumber(ARGV[2]), slot)
-return {tonumber(slot), floor}
+local until_ms = now_ms + tonumber(ARGV[2])
+redis.call('ZADD', KEYS[1], until_ms, slot)
+return {tonumber(slot), floor, until_ms}
