@@ -127,6 +127,10 @@ class MessageSkippedError(MessagingError):
     """Why a message was given up: an operator said so."""
 
 
+class AttemptsUsedUpError(MessagingError):
+    """A message is given up: the process ended in each attempt to handle it."""
+
+
 class AgentError(RusticHostError):
     """An agent's own code or configuration failed."""
 
@@ -135,6 +139,14 @@ class AgentLoadError(AgentError):
     """An agent's class cannot be imported."""
 
     exit_code = 3
+
+
+class HandlerTimeoutError(AgentError):
+    """A handler took longer than its agent's ``qos.timeout``."""
+
+
+class GiveUpError(AgentError):
+    """Raised by a handler: the message is not tried again."""
 
 
 class RoutingError(AgentError):

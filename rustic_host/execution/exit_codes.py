@@ -17,5 +17,7 @@ class WorkerExit(IntEnum):
     """The record of what was read is gone; an operator must say where to go on."""
     BUS_REFUSED = 7
     """The server refuses what we ask of it."""
+    HANDLER_TIMEOUT = 8
+    """A handler went on long after its ``qos.timeout``, and heard nothing."""
     BUG = 70
     """An exception that nobody expected (``EX_SOFTWARE``)."""

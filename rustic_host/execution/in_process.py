@@ -13,7 +13,7 @@ from rustic_host.execution.alarm import Alarm
 from rustic_host.execution.engine import ExecutionEngine
 from rustic_host.execution.leased_ids import LeasedIds
 from rustic_host.guild.agent import Agent, build_agent
-from rustic_host.guild.clients import make_client
+from rustic_host.guild.clients import make_client, retry_policy
 from rustic_host.guild.dsl import AgentSpec, GuildSpec
 from rustic_host.messaging import (
     Client,
@@ -26,6 +26,7 @@ from rustic_host.messaging import (
     RedisMessagingBackend,
 )
 from rustic_host.messaging.client import MessageHandler
+from rustic_host.messaging.delivery import Failed
 from rustic_host.messaging.inbox import Inbox
 from rustic_host.telemetry.logs import get_logger
 
@@ -157,6 +158,7 @@ class InboxAgent(RunningAgent):
 
     def _client(self, id: str, name: str, handler: MessageHandler) -> Client:
         self._own_client = self.order.client(id, name, handler)
+        self._own_client.retry_policy = retry_policy(self.order.agent.qos)
         self._messaging.register_client(self._own_client)
         return self._own_client
 
@@ -165,8 +167,9 @@ class InboxAgent(RunningAgent):
         if isinstance(answer, Later):
             self.agent.undo()
             return
-        if isinstance(answer, Exception):  # the agent reports what its handlers raise: this is one of publishing
-            log.error("agent_cannot_publish", agent=self.order.agent.name, message_id=message.id, error=str(answer))
+        if isinstance(answer, Failed):
+            if answer.undo:
+                self.agent.undo()
             self.agent.forget(message)
         self.agent.take_state_change()
         if self.agent.take_timer_change() is not None:

@@ -6,6 +6,7 @@ from typing import Any
 from rustic_host.errors import ExecutionError
 from rustic_host.execution.in_process import Order, RunningAgent
 from rustic_host.execution.wrapper import AgentWrapper
+from rustic_host.guild.clients import retry_policy
 from rustic_host.messaging import Client
 from rustic_host.telemetry.logs import get_logger
 
@@ -91,5 +92,6 @@ class _Wrapper(AgentWrapper):
 
     def _client(self, id: str, name: str, handler: Any) -> Client:
         self.client = self._order.client(id, name, handler)
+        self.client.retry_policy = retry_policy(self._order.agent.qos)
         self.messaging.register_client(self.client, threaded=False)
         return self.client

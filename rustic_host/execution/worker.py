@@ -19,6 +19,7 @@ from rustic_host.errors import (
     BackendRefusedError,
     ConfigError,
     GroupLostError,
+    HandlerTimeoutError,
     OwnershipLostError,
     RusticHostError,
 )
@@ -114,6 +115,13 @@ class Worker:
                     poll.unregister(fd)
             if self._built:
                 self._tell("progress", **self._progress())
+                self._end_if_overdue()
+
+    def _end_if_overdue(self) -> None:
+        """The main thread hears nothing any more: the message in hand stays pending, and this attempt is counted."""
+        if self._wrapper.agent.overdue:
+            error = HandlerTimeoutError("a handler went on long after its time was up (qos.timeout)")
+            os._exit(_report(self._channel, WorkerExit.HANDLER_TIMEOUT, error))
 
     def _next_order(self) -> bool:
         """False when the order is to stop, or the host is gone."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 from rustic_host.guild.agent import Agent, build_agent
-from rustic_host.guild.clients import make_client
+from rustic_host.guild.clients import make_client, retry_policy
 from rustic_host.guild.dsl import AgentSpec, GuildSpec
 from rustic_host.guild.guild_helper import GuildHelper
 from rustic_host.guild.state_messages import GUILD_STATE_KEY, manager_id
@@ -98,5 +98,6 @@ class AgentWrapper:
         client_type = GuildHelper.get_messaging_client(self._guild_spec)
         properties = GuildHelper.get_messaging_client_properties(self._guild_spec)
         self.client = make_client(client_type, properties, id, name, handler)
+        self.client.retry_policy = retry_policy(self._agent_spec.qos)
         self.messaging.register_client(self.client, threaded=False)
         return self.client

@@ -1,16 +1,17 @@
 """The base class of all agents, and how one is built from its spec."""
 
 import asyncio
+import inspect
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ClassVar, Generic, Protocol, get_args, get_origin
 
 import structlog
 from pydantic import BaseModel, ValidationError
 from typing_extensions import TypeVar
 
-from rustic_host.errors import AgentError, AgentLoadError
+from rustic_host.errors import AgentError, AgentLoadError, HandlerTimeoutError
 from rustic_host.guild.aliases import resolve_class
 from rustic_host.guild.context import ProcessContext
 from rustic_host.guild.dependencies import (
@@ -20,7 +21,7 @@ from rustic_host.guild.dependencies import (
     as_dependency,
     build_resolvers,
 )
-from rustic_host.guild.dispatch import HandleResult, dispatch
+from rustic_host.guild.dispatch import HandleResult, Work, dispatch
 from rustic_host.guild.dsl import AgentSpec, BaseAgentProps, GuildSpec
 from rustic_host.guild.fixtures import AgentFixtures, Fixtures
 from rustic_host.guild.handler_loop import HandlerLoop
@@ -31,6 +32,7 @@ from rustic_host.guild.publishing import publish
 from rustic_host.guild.routing import Sender, reasons
 from rustic_host.guild.scheduling import Scheduling
 from rustic_host.guild.sending import new_message
+from rustic_host.guild.time_limit import TimeLimit
 from rustic_host.guild.timers import Ticking
 from rustic_host.guild.topics import GuildTopics
 from rustic_host.messaging import (
@@ -42,7 +44,7 @@ from rustic_host.messaging import (
     Priority,
     ProcessEntry,
 )
-from rustic_host.messaging.delivery import Kept
+from rustic_host.messaging.delivery import Failed, Kept
 from rustic_host.messaging.gemstone_id import wall_clock_ms
 from rustic_host.telemetry.logs import get_logger
 
@@ -118,7 +120,10 @@ class Agent(Hooks, Scheduling, Generic[Props]):
     _unsettled: bool
     """Whether there is something to do before the next message is handled."""
     _context: ProcessContext[Any] | None
+    _done: dict[Work, dict[str, Any]]
+    """By message that will be tried again: what its handlers did that did not fail."""
     _loop: HandlerLoop
+    _time_limit: TimeLimit
     _organization: str | None
     _dependency_resolvers: dict[str, DependencyResolver[Any]]
     """By key: what handlers ask for, and the ``additional_dependencies`` of the spec."""
@@ -212,6 +217,7 @@ class Agent(Hooks, Scheduling, Generic[Props]):
 
     def restore(self, kept: Kept) -> None:
         """Go back to the state and the timers that were stored."""
+        self._done.clear()
         self.restore_state(kept.state)
         self._state_version = kept.version
         self._restore_timers(kept.timers)
@@ -226,12 +232,25 @@ class Agent(Hooks, Scheduling, Generic[Props]):
         self._next_guilds.append((guild_spec, wall_clock_ms()))
         self._unsettled = True
 
+    @property
+    def overdue(self) -> bool:
+        """Whether a handler goes on long after its ``qos.timeout``; any thread may ask."""
+        return self._time_limit.overdue
+
     def close(self) -> None:
         """End the event loop of the async handlers; what they left running is cancelled."""
         self._loop.close()
 
     def _on_message(self, message: Message) -> HandleResult:
-        """Handle one message; errors of handlers are reported on ``error_topic``, not raised."""
+        """Handle one message; errors of handlers are reported on ``error_topic``, not raised. It is tried once."""
+        answer = self._on_delivery(message)
+        if not isinstance(answer, Failed):
+            return answer
+        answer.conclude(True)
+        return "error"
+
+    def _on_delivery(self, message: Message) -> HandleResult | Failed:
+        """Handle one message; when a handler raised, whoever delivers it decides whether it is tried again."""
         if self._unsettled:
             self._between_messages()
         if message.topic_published_to == self._self_inbox and not self._accept_from_self(message):
@@ -245,9 +264,18 @@ class Agent(Hooks, Scheduling, Generic[Props]):
 
     def _call(self, handler: Handler, context: ProcessContext[Any], dependencies: Mapping[str, Any]) -> None:
         """Run one handler to its end."""
-        result = getattr(self, handler.name)(context, **dependencies)
-        if asyncio.iscoroutine(result):
-            self._loop.run(result)
+        method = getattr(self, handler.name)
+        with self._time_limit.call(handler.name, is_async=inspect.iscoroutinefunction(method)):
+            result = method(context, **dependencies)
+            if asyncio.iscoroutine(result):
+                self._run_async(handler, result)
+
+    def _run_async(self, handler: Handler, work: Coroutine[Any, Any, Any]) -> None:
+        try:
+            self._loop.run(self._time_limit.limited(handler.name, work))
+        except HandlerTimeoutError:
+            self._loop.close()  # the alarm may have come between two steps of it
+            raise
 
     def _resolve_dependencies(self, handler: Handler) -> dict[str, Any]:
         """Make what a handler asks for, by the names of its arguments; raises what a resolver raises."""
@@ -325,7 +353,7 @@ def build_agent(
     _set_up(agent, guild_spec, agent_spec, generator, state or {})
     agent._organization = organization_id or guild_spec.organization_id
     agent._dependency_resolvers = _resolvers(cls, guild_spec, agent_spec, environ)
-    agent._client = client_factory(f"{guild_spec.id}${agent_spec.id}", agent_spec.name, agent._on_message)
+    agent._client = client_factory(f"{guild_spec.id}${agent_spec.id}", agent_spec.name, agent._on_delivery)
     _initialize(agent)
     return agent
 
@@ -344,7 +372,8 @@ def _set_up(
     agent._use_guild(guild_spec)
     agent._heard_guild_state, agent._seen_guild_state = {}, None
     agent._next_guilds, agent._unsettled = deque(maxlen=1), False
-    agent._context, agent._loop = None, HandlerLoop()
+    agent._context, agent._loop, agent._done = None, HandlerLoop(), {}
+    agent._time_limit = TimeLimit(spec.qos.timeout)
     agent.restore(Kept(state))
     agent.handled_formats = sorted({handler.format for handler in agent._handlers.values() if handler.format})
     essential = essential_topics_wanted(agent._handlers)

@@ -18,8 +18,10 @@ from typing import Any
 
 from rustic_host.errors import ConfigError
 from rustic_host.guild.aliases import resolve_class, resolve_name
+from rustic_host.guild.dsl import QOSSpec
 from rustic_host.messaging import Client
 from rustic_host.messaging.client import MessageHandler
+from rustic_host.messaging.retry import DEFAULT_RETRIES, HOLD_SECONDS, RetryPolicy
 
 _FUNCTION = "func"
 """The property whose text is the dotted name of a function."""
@@ -41,6 +43,12 @@ def make_client(
         return client_type(**{**made, "id": id, "name": name, "message_handler": handler})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"client {client_type.__name__}: {error}") from error
+
+
+def retry_policy(qos: QOSSpec) -> RetryPolicy:
+    """What an agent's spec says about messages that its handlers cannot handle."""
+    retries = DEFAULT_RETRIES if qos.retry_count is None else qos.retry_count
+    return RetryPolicy(max(retries, 0), HOLD_SECONDS if qos.retry_hold is None else qos.retry_hold)
 
 
 def _objects(value: Any, key: str = "") -> Any:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from rustic_host.errors import GiveUpError
 from rustic_host.guild.messages import format_of
 from rustic_host.guild.processor import Handler
 from rustic_host.guild.sending import Options, Sending
@@ -38,6 +39,7 @@ class ProcessContext(Sending, Generic[Payload]):
     def __init__(self, agent: "Agent[Any]", message: Message, handler: Handler, slip: RoutingSlip | None) -> None:
         super().__init__(agent, message, handler, slip)
         self._parsed: Any = None
+        self._misfit: Exception | None = None
         self._to_be_followed = False
 
     @property
@@ -45,8 +47,16 @@ class ProcessContext(Sending, Generic[Payload]):
         """The payload: the handler's model, or the dict of a raw handler. Raises pydantic.ValidationError."""
         if self._parsed is None:
             raw = self._message.payload
-            self._parsed = raw if self._handler.model is None else self._handler.model.model_validate(raw)
+            try:
+                self._parsed = raw if self._handler.model is None else self._handler.model.model_validate(raw)
+            except ValidationError as error:
+                self._misfit = error
+                raise
         return cast(Payload, self._parsed)
+
+    def _hopeless(self, error: BaseException | None) -> bool:
+        """Whether another attempt would fail as this one did: the payload stays what it is, and so says the handler."""
+        return isinstance(error, GiveUpError) or (error is not None and error is self._misfit)
 
     @contextlib.contextmanager
     def showing(self, payload: BaseModel) -> Iterator[None]:

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from rustic_host.errors import RoutingError
+from rustic_host.errors import AgentError, RoutingError
 from rustic_host.guild.context import ProcessContext
 from rustic_host.guild.expressions import evaluate
 from rustic_host.guild.fixtures import run_fixtures
@@ -16,6 +17,7 @@ from rustic_host.guild.routing import may_see_guild_state
 from rustic_host.guild.timers import key_of
 from rustic_host.guild.topics import GuildTopics
 from rustic_host.messaging import Message, RoutingSlip
+from rustic_host.messaging.delivery import Failed
 from rustic_host.telemetry.logs import message_in_hand
 from rustic_host.telemetry.tracing import AttributeValue, get_tracer, mark_failed
 
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 HandleResult = Literal["ok", "error", "unhandled"]
 """``error``: a handler raised, or a route that a handler's message took failed. ``unhandled``: nobody took it."""
+
+Work = tuple[str, int, str | None]
+"""A message as one agent knows it: topic, id, sender's id."""
 
 UNHANDLED_EXCEPTION = "UNHANDLED_EXCEPTION"
 """``error_type`` of the error message sent for a handler that raised."""
@@ -43,11 +48,11 @@ PASS_UNTAGGED = frozenset(
 """Formats that an agent with ``act_only_when_tagged`` takes all the same."""
 
 
-def dispatch(agent: "Agent[Any]", message: Message) -> HandleResult:
+def dispatch(agent: "Agent[Any]", message: Message) -> HandleResult | Failed:
     """Run every handler of ``agent`` that takes ``message``, one after another, and publish what they sent.
 
-    A handler that raises takes back its own messages and state changes, and its error goes to ``error_topic``; the
-    handlers after it run all the same.
+    A handler that raises takes back its own messages and state changes, and the handlers after it run all the same.
+    Nothing is published then: the answer says what there is to do when the message is tried again, and when it is not.
     """
     topic = message.topic_published_to or message.topic_list[0]
     chosen = _candidates(agent, message, topic)
@@ -89,38 +94,90 @@ def _slip_for(agent: "Agent[Any]", message: Message, topic: str) -> RoutingSlip 
     return agent.guild_spec.routes if external else None
 
 
+@dataclass(slots=True)
+class _Run:
+    """What became of one message in one handler."""
+
+    result: HandleResult
+    context: "ProcessContext[Any]"
+    error: BaseException | None = None
+    changed_state: bool = False
+
+
 def _run_all(
     agent: "Agent[Any]", chosen: list[Handler], message: Message, topic: str, span: "Span | None"
-) -> HandleResult:
+) -> HandleResult | Failed:
     slip = _slip_for(agent, message, topic)
-    if len(chosen) == 1:
-        return _run(agent, chosen[0], message, slip, span)
-    return _worst([_run(agent, handler, detached(message), slip, span) for handler in chosen])
+    work = _work_of(message, topic)
+    done = agent._done.pop(work, {}) if agent._done else {}
+    runs = [
+        done.get(handler.name) or _run(agent, handler, message if len(chosen) == 1 else detached(message), slip, span)
+        for handler in chosen
+    ]
+    failed = [run for run in runs if run.error is not None]
+    if not failed:
+        publish(agent, [each for run in runs for each in run.context._unsent])
+        return _worst([run.result for run in runs])
+
+    def conclude(final: bool) -> None:
+        with get_tracer().inside(span):
+            if final:
+                _report_all(agent, runs)
+            else:
+                _prepare_again(agent, work, runs)
+
+    final = any(run.context._hopeless(run.error) for run in failed)
+    return Failed(failed[-1].error or AgentError("no error"), conclude, final, "error")
 
 
 def _run(
     agent: "Agent[Any]", handler: Handler, message: Message, slip: RoutingSlip | None, span: "Span | None"
-) -> HandleResult:
+) -> _Run:
     context: ProcessContext[Any] = ProcessContext(agent, message, handler, slip)
     before, timers_before = agent._state, agent._timer_records
     try:
         if not _takes(agent, handler, message):
-            return "unhandled"
+            return _Run("unhandled", context)
         agent._context = context
         _process(agent, handler, context)
-        context._ended = True
-        publish(agent, context._unsent)
     # A handler that was cancelled, or that wants to end its process (the message would only come again and end the next
     # one), has failed like any other.
     except (Exception, asyncio.CancelledError, SystemExit) as error:
         agent._state, agent._timer_records = before, timers_before
         agent.logger.exception("handler_failed", handler=handler.name, message_id=message.id, format=message.format)
         mark_failed(span, error)
-        _report(agent, context, error)
-        return "error"
+        return _Run("error", context, error)
     finally:
         agent._context, context._ended = None, True
-    return "error" if context._failed_routes else "ok"
+    changed = agent._state is not before or agent._timer_records is not timers_before
+    return _Run("error" if context._failed_routes else "ok", context, None, changed)
+
+
+def _report_all(agent: "Agent[Any]", runs: Iterable[_Run]) -> None:
+    """The message is given up: publish what the handlers sent that did not fail, and an error for each that did."""
+    for run in runs:
+        if run.error is None:
+            publish(agent, run.context._unsent)
+        else:
+            _report(agent, run.context, run.error)
+
+
+def _prepare_again(agent: "Agent[Any]", work: Work, runs: Iterable[_Run]) -> None:
+    """The message will be tried again: who has done its part, and changed nothing of the agent, need not do it again.
+
+    (A state would have to wait for the message, while other messages change it.)
+    """
+    for run in runs:
+        if run.error is not None:
+            run.context._begin(again=False)
+            _follow_up(agent, run.context)
+            run.context._ended = True
+        elif not run.changed_state:
+            agent._done.setdefault(work, {})[run.context.method_name] = run
+
+
+def _work_of(message: Message, topic: str) -> Work:
+    return topic, message.id, message.sender.id
 
 
 def _process(agent: "Agent[Any]", handler: Handler, context: ProcessContext[Any]) -> None:
@@ -178,6 +235,7 @@ def _report(agent: "Agent[Any]", context: ProcessContext[Any], error: BaseExcept
     )
     context.send_error(report)
     _follow_up(agent, context)
+    context._ended = True
     publish(agent, context._unsent)
 
 

@@ -75,11 +75,16 @@ class ResourceSpec(_SpecModel):
 
 
 class QOSSpec(_SpecModel):
-    """What an agent promises: ``timeout`` and ``latency`` in the unit that its author means (no engine reads them)."""
+    """What an agent promises, and what becomes of messages that it does not handle in order."""
 
-    timeout: int | None = None
+    timeout: int | float | None = None
+    """Seconds that one handler may take for one message; then it has failed. None or 0: any. Rustic AI reads it not."""
     retry_count: int | None = None
+    """Attempts after the first; None is 3. Rustic AI reads it not."""
     latency: int | None = None
+    """Milliseconds above which the agent's health is ``backlogged``."""
+    retry_hold: float | None = Field(default=None, ge=0, exclude_if=lambda value: value is None)
+    """Seconds of pauses that a topic waits for a message that is tried again; None is 5. Rustic AI has no such key."""
 
 
 class JsonataPredicate(_SpecModel):

@@ -83,4 +83,6 @@ def reason_of(code: int, *, announced: bool = True) -> str:
         return "boot_failed"
     if code == WorkerExit.BUS_REFUSED:
         return "bus_refused"
+    if code == WorkerExit.HANDLER_TIMEOUT:
+        return "handler_timeout"
     return f"crashed_with_exit_code_{code}"

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, ClassVar
 from rustic_host.errors import MessagingError
 from rustic_host.messaging.delivery import SHARED_TOPICS
 from rustic_host.messaging.message import Message
+from rustic_host.messaging.retry import NEVER, RetryPolicy
 
 if TYPE_CHECKING:
     from rustic_host.messaging.interface import MessagingInterface
 
 MessageHandler = Callable[[Message], object]
 """Handles one message. A returned string is the outcome that is counted (``ok`` when it returns anything else);
-:class:`~rustic_host.messaging.delivery.Later` puts the message off."""
+:class:`~rustic_host.messaging.delivery.Later` puts the message off; :class:`~rustic_host.messaging.delivery.Failed`
+says, as an exception does, that it could not be handled."""
 
 
 class Client(ABC):
@@ -30,6 +32,9 @@ class Client(ABC):
     one_at_a_time: ClassVar[bool] = True
     """Whether messages wait while another is handled. A backend without a log else calls from several threads at once;
     one with a log never does."""
+
+    retry_policy: RetryPolicy = NEVER
+    """What becomes of a message that could not be handled."""
 
     def __init__(self, id: str, name: str, message_handler: MessageHandler) -> None:
         self.id, self.name = id, name

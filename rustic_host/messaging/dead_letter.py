@@ -1,6 +1,7 @@
 """Messages that were given up on, as messages (facts 2.4)."""
 
 import json
+import traceback
 from typing import Any
 
 from rustic_host.messaging.delivery import Entry
@@ -13,6 +14,9 @@ DEAD_LETTER_TOPIC = "dead_letter_queue"
 REPLAY_FOR = "rustic_host.replay_for"
 """In the session state of a message that is delivered once more: the only client that is to handle it."""
 
+MAX_TRACEBACK = 16384
+"""Characters, its last ones: the error itself is at the end."""
+
 SENDER = AgentTag(id="messaging_backend", name="MessagingBackend")
 
 
@@ -22,11 +26,12 @@ def dead_letter(
     client_id: str,
     entry: Entry,
     message: Message | None,
-    error: Exception | None,
+    error: BaseException | None,
     backend: str = "RedisMessagingBackend",
 ) -> Message:
     """The dead letter of ``entry``; an entry that is no message is kept as text in ``original_text``.
 
+    Besides Rustic AI's fields it says ``attempts`` (to handle it, the last one included) and ``traceback`` (text).
     Of an entry that retention cut only ``entry_id`` is left.
     """
     if message is not None:
@@ -38,7 +43,9 @@ def dead_letter(
         "original_message_id": message.id if message else None,
         "original_message": json.loads(message.to_json_bytes()) if message else None,
         "error_type": type(error).__name__,
-        "error_message": str(error).encode(errors="backslashreplace").decode(),  # a file name may hold any byte
+        "error_message": _printable(str(error)),
+        "traceback": _printable("".join(traceback.format_exception(error)))[-MAX_TRACEBACK:] if error else "",
+        "attempts": entry.begun + 1,
     }
     if entry.body is None:
         payload["entry_id"] = entry.entry_id
@@ -77,3 +84,8 @@ def without_mark(message: Message) -> None:
     if replayed_for(message) is not None:
         kept = {key: value for key, value in (message.session_state or {}).items() if key != REPLAY_FOR}
         message.session_state = kept or None
+
+
+def _printable(text: str) -> str:
+    """Without lone surrogates, which JSON cannot say: the name of a file may hold any byte."""
+    return text.encode(errors="backslashreplace").decode()

@@ -1,5 +1,6 @@
 """What travels between a backend and its user: frozen copies of messages, entries read, results to commit."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -57,6 +58,10 @@ class Entry(NamedTuple):
     entry_id: str
     body: bytes | None
     """The JSON; None when retention trimmed it while it was pending."""
+    begun: int = 0
+    """How many attempts to handle it have begun before."""
+    suspect: bool = False
+    """Whether that is a guess: it was pending when its reader took over, and the one before may have died of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,29 @@ class Later:
     """
 
     seconds: float
+    failed: bool = False
+    """It was an attempt, and the next one is another."""
+    holds: bool = True
+    """Whether its topic waits; else what comes after it is handled before it."""
+
+
+def _nothing_to_conclude(final: bool) -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A client's answer to a message that it could not handle: tried again, or given up, as its policy says."""
+
+    error: BaseException
+    conclude: Callable[[bool], None] = _nothing_to_conclude
+    """Called once with whether it is given up; what it publishes then goes out with the dead letter."""
+    final: bool = False
+    """Another attempt would fail too."""
+    outcome: str = "failed"
+    """How it is counted when it is given up."""
+    undo: bool = False
+    """Whether what was sent and changed up to now is void."""
 
 
 class Kept(NamedTuple):

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from operator import is_
 from typing import Any, Protocol
 
-from rustic_host.errors import LostToRetentionError, MessageExpiredError
+from rustic_host.errors import AttemptsUsedUpError, LostToRetentionError, MessageExpiredError
 from rustic_host.messaging import in_hand
 from rustic_host.messaging.backend import MessagingBackend
 from rustic_host.messaging.client import Client
 from rustic_host.messaging.dead_letter import DEAD_LETTER_TOPIC, dead_letter, replayed_for, without_mark
-from rustic_host.messaging.delivery import SHARED_TOPICS, Entry, Kept, Later, Result, frames_of
+from rustic_host.messaging.delivery import SHARED_TOPICS, Entry, Failed, Frame, Kept, Later, Result, frames_of
 from rustic_host.messaging.gemstone_id import GemstoneGenerator
 from rustic_host.messaging.inbox import ordered
 from rustic_host.messaging.message import Message
@@ -26,7 +26,7 @@ log = get_logger(__name__)
 Parsed = tuple[Message | None, Exception | None]
 
 Settle = Callable[[Message, object], None]
-"""Told each message and what became of it: the client's answer, or the exception that it raised."""
+"""Told each message and what became of it: the client's answer, Failed when the message is given up."""
 
 
 class StateHolder(TimeKeeper, Protocol):
@@ -68,6 +68,7 @@ class Handling:
         self.namespace, self.backend, self.generator = namespace, backend, generator
         self._early: in_hand.EarlyByMessage = {}
         self._wall_clock = wall_clock
+        self._begun: dict[tuple[str, int], int] = {}
 
     def present(
         self, client: Client, settle: Settle, message: Message, publish: Callable[[Message], None]
@@ -92,31 +93,55 @@ class Handling:
     def _handled(
         self, client: Client, settle: Settle, topic: str, message: Message, publish: Callable[[Message], None]
     ) -> str | Later:
+        key = client.id, id(message)
+        begun = self._begun.pop(key, 0) if self._begun else 0
         hand = in_hand.InMemory(self, (client.id, topic, message.id), self._early)
         token = in_hand.current.set(hand)
         try:
-            answer = self._settled(client, settle, message)
-        except Exception as failure:
-            log.exception("subscriber_failed", client=client.id, topic=topic, message_id=message.id)
-            hand.forget()
-            return self._store_letter(client, message, "failed", failure)
+            given = message.model_copy(deep=True) if client.retry_policy.retries else message
+            answer = self.attempt(client, topic, given)
+            if isinstance(answer, Failed):
+                answer = self.judged(client, topic, begun + 1, answer, hand)
         finally:
             hand.ended = True
             in_hand.current.reset(token)
-        if not isinstance(answer, Later):
-            hand.forget()
-            for each in hand.sent:
-                publish(each)
+        settle(message, answer)
+        if isinstance(answer, Later):
+            if answer.failed:
+                self._begun[key] = begun + 1  # whoever holds the message presents the same object again
+            return answer
+        hand.forget()
+        for each in hand.sent:
+            publish(each)
+        if isinstance(answer, Failed):
+            return self._store_letter(client, message, answer.outcome, answer.error, begun)
         return answer
 
-    def _settled(self, client: Client, settle: Settle, message: Message) -> str | Later:
+    def attempt(self, client: Client, topic: str, message: Message) -> str | Later | Failed:
+        """Hand the client a message that is for it; what it raises is its answer."""
         try:
-            answer = self._notified(client, message)
-        except Exception as failure:
-            settle(message, failure)
-            raise
-        settle(message, answer)
-        return answer
+            return self._notified(client, message)
+        except Exception as error:
+            log.exception("handler_failed", client=client.id, topic=topic, message_id=message.id)
+            return Failed(error, undo=True)
+
+    def judged(self, client: Client, topic: str, attempt: int, answer: Failed, hand: in_hand.InHand) -> Later | Failed:
+        """Whether a failed message is tried again; what was sent up to now is void if the answer says so.
+
+        ``attempt`` counts from 1.
+        """
+        if answer.undo:
+            hand.void()
+        later = None if answer.final else client.retry_policy.after(attempt)
+        try:
+            answer.conclude(later is None)
+        except Exception:  # its own report, say, cannot be published
+            log.exception("failure_not_reported", client=client.id, topic=topic)
+        if later is None:
+            return answer
+        seconds, error = round(later.seconds, 3), f"{type(answer.error).__name__}: {answer.error}"
+        log.warning("handled_again", client=client.id, topic=topic, attempt=attempt, in_seconds=seconds, error=error)
+        return later
 
     def late(self, client: Client, topic: str, message: Message) -> MessageExpiredError | None:
         """What is wrong with a message for the client whose ``ttl`` is over; one that is replayed is wanted still."""
@@ -126,21 +151,15 @@ class Handling:
             return None
         return MessageExpiredError(f"message {message.id} was to be delivered within {message.ttl} s")
 
-    def deliver(self, client: Client, topic: str, message: Message) -> str | Later:
-        """Hand a message to the client, unless it is not for it; returns the outcome."""
-        if not is_for(client.id, topic, message):
-            return "filtered"
-        return self._notified(client, message)
-
-    def _notified(self, client: Client, message: Message) -> str | Later:
+    def _notified(self, client: Client, message: Message) -> str | Later | Failed:
         without_mark(message)
         if message.enrich_with_history:
             self._enrich(message)
         answer = client.notify_new_message(message)
-        return answer if isinstance(answer, str | Later) else "ok"
+        return answer if isinstance(answer, str | Later | Failed) else "ok"
 
     def given_up(
-        self, client: Client, entry: Entry, message: Message | None, outcome: str, error: Exception | None
+        self, client: Client, entry: Entry, message: Message | None, outcome: str, error: BaseException | None
     ) -> Result:
         """Facts 2.4: a dead letter, in the commit that acknowledges. One about the dead letter topic is only logged."""
         if entry.body is None:
@@ -151,13 +170,15 @@ class Handling:
         letter = self._letter(client, entry, message, error)
         return Result(entry, outcome, frames_of(letter))
 
-    def _letter(self, client: Client, entry: Entry, message: Message | None, error: Exception | None) -> Message:
+    def _letter(self, client: Client, entry: Entry, message: Message | None, error: BaseException | None) -> Message:
         new_id, backend = self.generator.get_id(), type(self.backend).__name__
         return dead_letter(new_id, self.namespace, client.id, entry, message, error, backend)
 
-    def _store_letter(self, client: Client, message: Message, outcome: str, error: Exception) -> str:
+    def _store_letter(
+        self, client: Client, message: Message, outcome: str, error: BaseException, begun: int = 0
+    ) -> str:
         """Of the message as it is stored: the handler may have changed its own."""
-        entry = Entry(message.topic_published_to or "", "", b"")
+        entry = Entry(message.topic_published_to or "", "", b"", begun)
         if entry.topic == DEAD_LETTER_TOPIC:
             log.error("dead_letter_not_handled", client=client.id, error=str(error))
             return outcome
@@ -201,22 +222,25 @@ class Reading:
             return handling.given_up(client, entry, None, "quarantined", error)
         if late := handling.late(client, entry.topic, message):
             return self._given_up(entry, message, "expired", late)
+        if not is_for(client.id, entry.topic, message):
+            return Result(entry, "filtered")
+        if not entry.suspect and not client.retry_policy.allows(entry.begun + 1):
+            used_up = AttemptsUsedUpError(f"{entry.begun} attempts began, and the last one ended with its process")
+            return self._given_up(entry._replace(begun=entry.begun - 1), message, "failed", used_up)
         hand = in_hand.InLog(handling, entry, self.pump)
         token = in_hand.current.set(hand)
         try:
-            outcome = handling.deliver(client, entry.topic, message)
-            if isinstance(outcome, Later):
-                return self._put_off(outcome)
-            result = Result(entry, outcome, hand.frames)
-            if self._state is not None:
-                result.state, result.timers = self._state.take_state_change(), self._state.take_timer_change()
-            return result
-        except Exception as failure:
-            log.exception("handler_failed", client=client.id, topic=entry.topic, message_id=message.id)
-            return self.give_up(entry, failure)
+            answer = handling.attempt(client, entry.topic, message)
+            if isinstance(answer, Failed):
+                answer = handling.judged(client, entry.topic, entry.begun + 1, answer, hand)
         finally:
             hand.ended = True
             in_hand.current.reset(token)
+        if isinstance(answer, str):
+            return self._with_state(Result(entry, answer, hand.frames))
+        if isinstance(answer, Later) or answer.undo:
+            self._undo()
+        return answer if isinstance(answer, Later) else self._last_words(entry, answer, hand.frames)
 
     def give_up(self, entry: Entry, error: Exception) -> Result:
         """The dead letter of an entry that cannot be handled; of the message as it came: a handler may change its."""
@@ -239,17 +263,26 @@ class Reading:
         unreadable = [entry for entry, (message, _) in zip(entries, parsed, strict=True) if message is None]
         return unreadable + [of_message[id(message)] for message in chosen]
 
-    def _given_up(self, entry: Entry, message: Message | None, outcome: str, error: Exception) -> Result:
+    def _last_words(self, entry: Entry, failed: Failed, sent: list[Frame]) -> Result:
+        """What a client sent about a message that it could not handle, and its dead letter."""
+        result = self._given_up(entry, _parsed(entry)[0], failed.outcome, failed.error)
+        result.outputs[:0] = sent
+        return result
+
+    def _given_up(self, entry: Entry, message: Message | None, outcome: str, error: BaseException) -> Result:
         result = self._handling.given_up(self._client, entry, message, outcome, error)
         if self._state is not None and message is not None:
             self._state.forget(message)
-            result.timers = self._state.take_timer_change()
+        return self._with_state(result)
+
+    def _with_state(self, result: Result) -> Result:
+        if self._state is not None:
+            result.state, result.timers = self._state.take_state_change(), self._state.take_timer_change()
         return result
 
-    def _put_off(self, answer: Later) -> Later:
+    def _undo(self) -> None:
         if self._state is not None:
             self._state.undo()
-        return answer
 
 
 def is_for(client_id: str, topic: str, message: Message) -> bool:

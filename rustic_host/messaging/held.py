@@ -1,4 +1,4 @@
-"""Messages that a client put off: by topic, each topic in its order."""
+"""Messages that a client put off: by topic, each topic in its order; or aside, where their topic goes on."""
 
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
@@ -20,12 +20,13 @@ class Held(Generic[T]):
         self._clock = clock
         self._due: dict[str, float] = {}
         self._items: dict[str, list[T]] = {}
+        self._aside: list[tuple[float, T]] = []
 
     def __contains__(self, topic: str) -> bool:
         return topic in self._due
 
     def __bool__(self) -> bool:
-        return bool(self._due)
+        return bool(self._due or self._aside)
 
     @property
     def topics(self) -> list[str]:
@@ -41,15 +42,27 @@ class Held(Generic[T]):
         """Put ``item`` behind those of a topic that is held up."""
         self._items[topic].append(item)
 
+    def set_aside(self, item: T, seconds: float) -> None:
+        """Keep one item for so long; its topic goes on."""
+        self._aside.append((self._clock() + max(seconds, MIN_SECONDS), item))
+
+    @property
+    def aside(self) -> list[T]:
+        """What is kept so, in the order in which it came."""
+        return [item for _, item in self._aside]
+
     def seconds_left(self) -> float | None:
         """Until the first is due: 0 or less when one is, None when nothing is held."""
-        return min(self._due.values()) - self._clock() if self._due else None
+        times = [*self._due.values(), *(time for time, _ in self._aside)]
+        return min(times) - self._clock() if times else None
 
     def take_due(self) -> list[T]:
-        """Take out all of the topics whose time has come, the longest due first."""
+        """Take out what was set aside and all of the topics whose time has come, the longest due first in each."""
         now = self._clock()
+        aside = sorted((pair for pair in self._aside if pair[0] <= now), key=lambda pair: pair[0])
+        self._aside = [pair for pair in self._aside if pair[0] > now]
         due = sorted((time, topic) for topic, time in self._due.items() if time <= now)
-        return [item for _, topic in due for item in self._take(topic)]
+        return [item for _, item in aside] + [item for _, topic in due for item in self._take(topic)]
 
     def forget(self, topics: Iterable[str]) -> None:
         """Drop what is held of these topics."""
@@ -60,6 +73,7 @@ class Held(Generic[T]):
     def clear(self) -> None:
         """Drop everything."""
         self.forget(self.topics)
+        self._aside.clear()
 
     def _take(self, topic: str) -> list[T]:
         del self._due[topic]

@@ -48,6 +48,10 @@ class InHand(ABC):
         """Publish when the handler has ended."""
 
     @abstractmethod
+    def void(self) -> None:
+        """Drop what was sent for the end."""
+
+    @abstractmethod
     def send_early(self, key: str, kept: bytes, message: Message | None = None) -> bytes:
         """Keep something at once, and publish ``message`` with it; returns what is kept. Once for a key."""
 
@@ -79,6 +83,10 @@ class InLog(InHand):
         if len(self.frames) + len(frames) > OUTBOX_FRAMES or self._bytes > OUTBOX_BYTES:
             raise OutboxFullError(f"a handler may send {OUTBOX_FRAMES} messages or {OUTBOX_BYTES} bytes at its end")
         self.frames += frames
+
+    def void(self) -> None:
+        """Drop it."""
+        self.frames, self._bytes = [], 0
 
     def send_early(self, key: str, kept: bytes, message: Message | None = None) -> bytes:
         """In the store."""
@@ -112,6 +120,10 @@ class InMemory(InHand):
         if len(self.sent) >= OUTBOX_FRAMES:
             raise OutboxFullError(f"a handler may send {OUTBOX_FRAMES} messages at its end")
         self.sent.append(hand_out(freeze(message)))
+
+    def void(self) -> None:
+        """Drop it."""
+        self.sent = []
 
     def send_early(self, key: str, kept: bytes, message: Message | None = None) -> bytes:
         """At once."""

@@ -148,10 +148,12 @@ class Inbox:
         with self._changed:
             if self._closed:
                 return
-            if topic in self._held:  # of a client that is called by several threads at once
+            if not answer.holds:
+                self._held.set_aside(message, answer.seconds)
+            elif topic in self._held:  # of a client that is called by several threads at once
                 self._held.follow(topic, message)
-                return
-            self._held.hold(topic, message, answer.seconds)
+            else:
+                self._held.hold(topic, message, answer.seconds)
             if self._watch is None:
                 self._start(f"later-{self._client.id}")
             self._changed.notify_all()

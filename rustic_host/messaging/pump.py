@@ -52,6 +52,9 @@ class Source(Protocol):
     def send_early(self, entry: Entry, key: str, kept: bytes, frames: Sequence[Frame] = ()) -> bytes:
         """Keep something for an entry in hand and publish with it, at once; returns what is kept."""
 
+    def begin_attempt(self, entry: Entry, number: int) -> None:
+        """Store that an attempt after the first begins, so that one that ends the process is counted."""
+
     def resync(self) -> Kept:
         """Forget what is in hand; what is stored."""
 
@@ -250,7 +253,8 @@ class Pump:
         """
         if self._held:
             self._held.forget({entry.topic for entry in entries})
-            entries = self._held.take_due() + entries
+            aside = {entry[:2] for entry in self._held.aside}  # it comes again when all that is pending is read again
+            entries = self._held.take_due() + [entry for entry in entries if entry[:2] not in aside]
         return self._order(entries) if self._order and len(entries) > 1 else entries
 
     def _fire(self, results: Sequence[Result]) -> list[Result]:
@@ -267,6 +271,10 @@ class Pump:
         for entry in entries:
             if self._stopping.is_set():
                 break
+            if entry.begun:  # it may end the process: others in its commit would be handled again, and blamed (B7)
+                self._commit(results)
+                results, opened, frames, size = self._work_alone([entry]), self._clock(), 0, 0
+                continue
             if (result := self._handled(entry)) is None:
                 continue
             results.append(result)
@@ -280,7 +288,7 @@ class Pump:
         return results
 
     def _work_alone(self, entries: Sequence[Entry]) -> list[Result]:
-        """After an impossible commit: a commit for each message, so that the one at fault does not hold up the rest."""
+        """A commit for each message, so that one at fault (after an impossible commit, or a crash) harms no other."""
         self._uncommitted = []
         for entry in entries:
             if self._stopping.is_set():
@@ -309,6 +317,8 @@ class Pump:
         if entry.topic in self._held:
             self._held.follow(entry.topic, entry)
             return None
+        if entry.begun:
+            self._source.begin_attempt(entry, entry.begun + 1)
         self.busy_since = self._clock()
         result = self._handle(entry)
         self.busy_since = None
@@ -316,9 +326,17 @@ class Pump:
         if interruption is not None:
             raise interruption
         if isinstance(result, Later):
-            self._held.hold(entry.topic, entry, result.seconds)
+            self._put_off(entry, result)
             return None
         return result
+
+    def _put_off(self, entry: Entry, answer: Later) -> None:
+        if answer.failed:
+            entry = entry._replace(begun=entry.begun + 1)
+        if answer.holds:
+            self._held.hold(entry.topic, entry, answer.seconds)
+        else:
+            self._held.set_aside(entry, answer.seconds)
 
     def _commit(self, results: Sequence[Result]) -> None:
         if results:

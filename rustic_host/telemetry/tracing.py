@@ -72,6 +72,10 @@ class Tracer:
         """Open the PRODUCER span ``send <topic>``, child of the current span or, where none is, of ``parent``."""
         return _NO_SEND
 
+    def inside(self, span: "Span | None") -> AbstractContextManager[object]:
+        """Have ``span``, which may have ended, be current for a while: what is sent then is its child."""
+        return _NO_PROCESS
+
 
 class _OtlpTracer(Tracer):
     enabled = True
@@ -122,6 +126,9 @@ class _OtlpTracer(Tracer):
             raise
         finally:
             span.end()
+
+    def inside(self, span: "Span | None") -> AbstractContextManager[object]:
+        return self._trace.use_span(span, end_on_exit=False) if span else _NO_PROCESS
 
     def _context(self, parent: str | None) -> "Context":
         from opentelemetry.context import Context

@@ -321,7 +321,9 @@ def test_an_agent_that_cannot_publish_goes_on(bench: Bench, caplog: pytest.LogCa
         bench.say(n=1)
         bench.say(n=2)
         listener.wait_for(3)
-    assert "agent_cannot_publish" in caplog.text
+    assert "handler_failed" in caplog.text
+    (letter,) = bench.said("dead_letter_queue")
+    assert letter.payload["error_type"] == "BackendUnavailableError"
     assert counter.get_agent_state() == {"total": 2}  # what was not told is not kept either
 
 

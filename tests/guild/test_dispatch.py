@@ -87,7 +87,7 @@ def test_one_process_span_holds_a_send_span_for_each_message_which_carries_that_
 def test_what_a_failed_handler_had_sent_leaves_no_send_span(tracer: RecordingTracer) -> None:
     agent, _ = build(Fails)
     agent._on_message(message("t", {"n": 1}, format=class_name(Ask)))
-    assert tracer.events == [("process", "t"), ("send", "error_topic"), ("send", "t"), ("processed", "t")]
+    assert tracer.events == [("process", "t"), ("processed", "t"), ("send", "error_topic"), ("send", "t")]
 
 
 def test_a_message_that_nobody_takes_has_no_span(tracer: RecordingTracer) -> None:

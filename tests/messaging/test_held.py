@@ -43,3 +43,18 @@ def test_what_is_held_can_be_dropped() -> None:
     assert held.topics == ["u", "v"]
     held.clear()
     assert not held
+
+
+def test_what_is_set_aside_comes_back_at_its_time_and_holds_nothing_up() -> None:
+    clock = Clock()
+    held = Held[int](clock)
+    held.set_aside(1, 5)
+    held.hold("t", 2, 3)
+    assert (bool(held), held.topics, held.aside, held.seconds_left()) == (True, ["t"], [1], 3)
+    clock.now += 4
+    assert held.take_due() == [2]
+    clock.now += 1
+    assert held.take_due() == [1]
+    held.set_aside(3, 1)
+    held.clear()
+    assert not held

@@ -330,7 +330,9 @@ def test_a_handler_that_raises_leaves_a_dead_letter_in_its_commit_and_sends_noth
     assert bus.pending(client_id=client.id) == 0
     assert not bus.raw.exists(bus.log("x"))
     assert bus.outcomes() == {"failed": 1}
+    assert letter["payload"].pop("traceback").endswith("FileNotFoundError: no such file: ü\n")
     assert letter["payload"] == {
+        "attempts": 1,
         "delivery_backend": "RedisMessagingBackend",
         "client_id": client.id,
         "original_topic": f"{bus.namespace}:t",

@@ -2,20 +2,18 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from rustic_host.messaging.client import Client, MessageHandler
 from rustic_host.messaging.clients.backoff import Backoff, ExponentialBackoff
 from rustic_host.messaging.clients.stage import Stage
-from rustic_host.messaging.delivery import Later
+from rustic_host.messaging.delivery import Failed, Later
 from rustic_host.messaging.message import Message
 from rustic_host.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
     from rustic_host.messaging.interface import MessagingInterface
-
-FAILED = "error"
-"""The outcome of an agent one of whose handlers raised: it is tried again as an exception is."""
 
 log = get_logger(__name__)
 
@@ -26,7 +24,7 @@ class _Failure(NamedTuple):
 
 
 class RetryingClient(Stage):
-    """Presents a message again, after a pause, when handling it raises (or answers :data:`FAILED`).
+    """Presents a message again, after a pause, when handling it raises (or answers ``Failed``, as an agent does).
 
     What a failed attempt sent is void. All attempts belong to one delivery: the message stays pending between them, and
     they are counted anew by a process that takes over. The last one's failure is raised, its answer returned.
@@ -91,15 +89,18 @@ class RetryingClient(Stage):
                 self._failures.pop(key, None)
                 raise
             return self._again(key, failure.attempts, error)
-        if answer == FAILED and not last:
-            return self._again(key, failure.attempts, None)
+        if isinstance(answer, Failed):
+            if not last:
+                answer.conclude(False)
+                return self._again(key, failure.attempts, answer.error)
+            answer = replace(answer, final=True)  # no policy behind this one tries it again
         if not isinstance(answer, Later):
             self._failures.pop(key, None)
         return answer
 
-    def _again(self, key: tuple[str | None, int], before: int, error: Exception | None) -> Later:
+    def _again(self, key: tuple[str | None, int], before: int, error: BaseException) -> Later:
         pause = self._backoff.seconds(before)
         self._failures[key] = _Failure(before + 1, self._clock() + pause)
-        said = f"{type(error).__name__}: {error}" if error else None
+        said = f"{type(error).__name__}: {error}"
         log.warning("attempt_failed", client=self.id, topic=key[0], message_id=key[1], attempt=before + 1, error=said)
         return Later(pause)

@@ -50,7 +50,7 @@ SERVER_TICK_SECONDS = 0.1
 POLL_SECONDS = 0.01
 """Time between two reads that do not block, while something that is held is due sooner than the server would say."""
 
-CLAIM, COMMIT, EARLY = Script("claim"), Script("commit"), Script("early")
+ATTEMPT, CLAIM, COMMIT, EARLY = Script("attempt"), Script("claim"), Script("commit"), Script("early")
 PENDING, SUBSCRIBE = Script("pending"), Script("subscribe")
 log = get_logger(__name__)
 
@@ -96,6 +96,8 @@ class Consumer:
         self._logs: dict[str, str] = {}
         self._topics: dict[bytes, str] = {}
         self._reread = True
+        self._suspects = False
+        self._begun: dict[tuple[str, str], int] = {}
         self._in_hand = 0
         self._connection: Argument = 0
         self._checked_at = clock()
@@ -215,6 +217,12 @@ class Consumer:
         state = self.load_state()
         return Kept(state, self._version, self._timers)
 
+    def begin_attempt(self, entry: Entry, number: int) -> None:
+        """Store that attempt ``number`` begins; raises as :meth:`read`. The commit of the entry deletes it."""
+        args: list[Argument] = [self._token, _attempt_field(entry), number]
+        self._checked(self._link.run(ATTEMPT, [self._client_key], args))
+        self._begun[entry.topic, entry.entry_id] = number
+
     def wake(self) -> None:
         """End a waiting :meth:`read` early; safe in a signal handler and from any thread."""
         if self._closed:
@@ -240,7 +248,8 @@ class Consumer:
         former: bytes
         former, token = self._checked(self._link.run(CLAIM, [self._client_key], args))
         if not self._claimed:
-            self._claimed, self._former_token = True, token
+            self._claimed = self._suspects = True
+            self._former_token = token
         return former
 
     def _end_former(self, former: bytes) -> None:
@@ -346,17 +355,30 @@ class Consumer:
         """All that is pending, page by page, then new messages may be read again (A3: pending before new)."""
         entries: list[Entry] = []
         self._early.load(self._early_fields())
+        self._load_begun()
         for topic, log in self._logs.items():
             last = "0"
             while page := self._page(log, last):
-                entries += (_entry(topic, row) for row in page)
+                entries += (self._seen_before(_entry(topic, row)) for row in page)
                 last = page[-1][0].decode()
         if orphans := self._early.take_orphans(self._logs, entries):
             self._link.call("HDEL", self._early_key, *orphans)
-        self._reread = False
+        self._reread = self._suspects = False
         self._in_hand = len(entries)
         self._checked_at = self._clock()
         return sorted(entries, key=_arrival) if entries else self.read(wait=wait, held=held)
+
+    def _load_begun(self) -> None:
+        stored = self._link.call("HGETALL", self._client_key)
+        names = {name: int(value) for name, value in zip(stored[::2], stored[1::2], strict=True) if name[:4] == b"try:"}
+        fields = (name.decode().removeprefix("try:").rpartition(":") for name in names)
+        self._begun = {(topic, entry_id): n for (topic, _, entry_id), n in zip(fields, names.values(), strict=True)}
+
+    def _seen_before(self, entry: Entry) -> Entry:
+        """With its attempts; what a reader that is gone had in hand counts as begun once, whether it was or not."""
+        begun = self._begun.get((entry.topic, entry.entry_id), 0)
+        suspect = self._suspects and not begun
+        return entry._replace(begun=begun or int(suspect), suspect=suspect)
 
     def _early_fields(self) -> dict[bytes, bytes]:
         """Read before the pending entries: so none of an entry that is delivered meanwhile is taken for an orphan."""
@@ -391,6 +413,7 @@ class Consumer:
         script_keys: list[Argument] = [*self._own_keys()]
         script_keys += (self._log(topic) for topic in logs)
         outputs: list[Argument] = []
+        tried = [_attempt_field(r.entry) for r in results if (r.entry.topic, r.entry.entry_id) in self._begun]
         state: dict[str, Any] | None = None
         timers: dict[str, Any] | None = None
         changes = 0
@@ -410,7 +433,8 @@ class Consumer:
         counted = [part for pair in increments.items() for part in pair]
         head: list[Argument] = [self._token, self.client_id, self._ttl, len(logs), len(results), len(increments)]
         kept: list[Argument] = [expected, body, changes, b"" if timers is None else to_json(timers)]
-        return COMMIT.command(script_keys, [*head, *kept, len(early), *early, *acks, *counted, *outputs])
+        done: list[Argument] = [len(early), len(tried), *early, *tried]
+        return COMMIT.command(script_keys, [*head, *kept, *done, *acks, *counted, *outputs])
 
     def _committed(self, reply: Any, results: Sequence[Result]) -> None:
         if not reply[0] and reply[1] in (b"gone", b"state"):
@@ -424,6 +448,7 @@ class Consumer:
         self._in_hand -= len(results)
         for result in results:
             self._early.forget(result.entry)
+            self._begun.pop(result.entry[:2], None)
 
     def _log(self, topic: str) -> str:
         return self._keys.topic_keys(home_of(topic, self.namespace, self._shared), topic).log
@@ -448,6 +473,10 @@ class Consumer:
         if why == "acl":
             raise BackendRefusedError(f"{self._link.where}: its user may not {detail[1].decode()}; nothing was done")
         raise BackendRefusedError(f"{self._link.where}: {why}: {detail[1].decode()}")
+
+
+def _attempt_field(entry: Entry) -> str:
+    return f"try:{entry.topic}:{entry.entry_id}"
 
 
 def _block(wait: float | None) -> float:

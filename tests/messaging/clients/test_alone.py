@@ -1,5 +1,6 @@
 """Each client by itself, and several piped, by an injected clock."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -29,6 +30,7 @@ from rustic_host.messaging import (
     ThrottlingClient,
     TransformingClient,
 )
+from rustic_host.messaging.delivery import Failed
 from tests.messaging.bus import GENERATOR, OUTSIDE, message
 
 
@@ -172,11 +174,15 @@ def test_retrying_raises_the_last_failure_and_begins_anew_with_the_next_message(
 
 
 def test_retrying_takes_an_agents_error_for_a_failure_and_returns_the_last(clock: Clock) -> None:
-    client = RetryingClient(None, 2, FixedBackoff(1), clock=clock, message_handler=lambda m: "error")
+    told: list[bool] = []
+    failed = Failed(ValueError("no"), told.append)
+    client = RetryingClient(None, 2, FixedBackoff(1), clock=clock, message_handler=lambda m: failed)
     taken = numbered(1)
     assert client.notify_new_message(taken) == Later(1)
+    assert told == [False]
     clock.now += 1
-    assert client.notify_new_message(taken) == "error"
+    assert client.notify_new_message(taken) == replace(failed, final=True)  # no policy tries it again
+    assert told == [False]  # whoever gives it up concludes it
 
 
 def test_attempts_do_not_see_what_others_changed(clock: Clock) -> None:

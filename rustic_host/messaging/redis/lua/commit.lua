@@ -2,7 +2,7 @@
 --
 -- A script that fails half way is not rolled back, so everything is checked before the first write.
 --
--- KEYS[1]        HASH    the client: owner token, group marks
+-- KEYS[1]        HASH    the client: owner token, group marks, attempts
 -- KEYS[2]        HASH    exact counts, field -> integer
 -- KEYS[3]        HASH    the client's own state: version, state (JSON), timers (JSON)
 -- KEYS[4]        HASH    what handlers of the client sent early; see early.lua
@@ -12,17 +12,18 @@
 -- ARGV[4] L, logs   ARGV[5] A, acknowledgements   ARGV[6] C, counts
 -- ARGV[7] state version expected, or '' when the state is left alone   ARGV[8] the new state, JSON
 -- ARGV[9] by how much the version grows (changes of the state in the batch)   ARGV[10] the new timers, JSON, or '' when they are left alone
--- ARGV[11] E, fields of the early sends that are done with
--- then E x field, A x (index of the log 1..L, entry id), C x (field, increment), and for each output: score, digest, JSON, count field
+-- ARGV[11] E, fields of the early sends that are done with   ARGV[12] T, attempts to forget
+-- then E x field of KEYS[4], T x field of KEYS[1], A x (index of the log 1..L, entry id), C x (field, increment), and for each output: score, digest, JSON, count field
 --
 -- Returns {1, state version}, or {0, why, detail} with nothing changed; why is
 --   owner (another token), unclaimed (no token: data was lost), type (detail = key), gone (detail = entry id: not pending), state (detail = version found), acl (detail = command that the user may not use).
 local token, group, ttl = ARGV[1], ARGV[2], ARGV[3]
 local logs, acks, increments = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local expected, state, changes, timers = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
-local early = tonumber(ARGV[11])
+local early, tried = tonumber(ARGV[11]), tonumber(ARGV[12])
 local outputs = (#KEYS - 4 - logs) / 4
-local first_ack = 12 + early
+local first_tried = 13 + early
+local first_ack = first_tried + tried
 local first_count = first_ack + 2 * acks
 local first_output = first_count + 2 * increments
 
@@ -70,7 +71,8 @@ end
 for i = 0, acks - 1 do
   redis.call('XACK', KEYS[4 + tonumber(ARGV[first_ack + 2 * i])], group, ARGV[first_ack + 2 * i + 1])
 end
-for i = 12, 11 + early do redis.call('HDEL', KEYS[4], ARGV[i]) end
+for i = 13, first_tried - 1 do redis.call('HDEL', KEYS[4], ARGV[i]) end
+for i = first_tried, first_ack - 1 do redis.call('HDEL', KEYS[1], ARGV[i]) end
 local counts = {}
 for i = 0, increments - 1 do
   local field = ARGV[first_count + 2 * i]
