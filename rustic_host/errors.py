@@ -97,6 +97,12 @@ class PublishRefusedError(PublishFailedError, BackendRefusedError):
     """The server refused."""
 
 
+class RequestTimeoutError(MessagingError):
+    """Nobody answered a request in time (the exit code is that of ``timeout(1)``)."""
+
+    exit_code = 124
+
+
 class OwnershipLostError(MessagingError):
     """Another process has taken this client over; whoever gets this must stop."""
 

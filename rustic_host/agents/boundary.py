@@ -12,11 +12,11 @@ from typing_extensions import TypeVar
 
 from rustic_host.errors import AgentError
 from rustic_host.guild.agent import Agent, Publisher
-from rustic_host.guild.context import ProcessContext
+from rustic_host.guild.context import Asker, ProcessContext
 from rustic_host.guild.dsl import BaseAgentProps
 from rustic_host.guild.routing import forward_header_for
 from rustic_host.guild.sending import new_message
-from rustic_host.messaging import AgentTag, GuildStackEntry, Message
+from rustic_host.messaging import AgentTag, GuildStackEntry, Message, Request
 
 Props = TypeVar("Props", bound=BaseModel, default=BaseAgentProps)
 
@@ -58,6 +58,12 @@ class BoundaryClient:
     def publish_now(self, message: Message, key: str) -> Message:
         """Publish at once; topics of other guilds are shared ones, which the bus knows by their names."""
         return self.inner.publish_now(message, key)
+
+    def ask(self, message: Message, **options: Any) -> Request:
+        """Prepare a request, to the own guild."""
+        if not isinstance(self.inner, Asker):
+            raise AgentError("this bus knows no requests")
+        return self.inner.ask(message, **options)
 
     def kept(self) -> Mapping[str, bytes]:
         """What was published at once."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from rustic_host.errors import GiveUpError
 from rustic_host.guild.messages import format_of
 from rustic_host.guild.processor import Handler
-from rustic_host.guild.sending import Options, Sending
+from rustic_host.guild.sending import Asker, Options, Sending
 from rustic_host.guild.state import copy_json
 from rustic_host.messaging import (
     GENERIC_JSON,
@@ -22,9 +22,12 @@ from rustic_host.messaging import (
     RoutingRule,
     RoutingSlip,
 )
+from rustic_host.messaging.requests import REQUEST_SECONDS
 
 if TYPE_CHECKING:
     from rustic_host.guild.agent import Agent
+
+__all__ = ["Asker", "ProcessContext"]
 
 Payload = TypeVar("Payload")
 
@@ -200,6 +203,41 @@ class ProcessContext(Sending, Generic[Payload]):
         """Send an error: as the routes say, and always to ``error_topic`` too."""
         options = Options(is_error=True, reason=reason)
         return self._send(payload.model_dump(mode="json"), format_of(type(payload)), options)
+
+    async def request(
+        self,
+        topic: str,
+        payload: BaseModel | Mapping[str, Any],
+        *,
+        format: str | None = None,
+        timeout: float = REQUEST_SECONDS,
+        reply_on: str | None = None,
+    ) -> Message:
+        """Ask on ``topic`` and await the first reply; for async handlers. An error is a reply: ``is_error_message``.
+
+        The question leaves at once, and the reply comes past this agent's own reading: on a private topic, or, with
+        ``reply_on``, as the first message on that topic that follows from the question by the guild's routes. Both are
+        kept until the commit: when the handler runs again it asks nothing twice, and has the reply that it had.
+
+        Raises:
+            RequestTimeoutError: there was none within ``timeout`` seconds. (An agent that asks one that is asking it
+                ends so too.)
+            MessagingError: this agent reads ``reply_on`` itself; or as :meth:`flush`.
+            MessageError: the payload has no key, or is not JSON.
+        """
+        return await self._asking(topic, payload, format, timeout, reply_on).answer_async()
+
+    def request_and_wait(
+        self,
+        topic: str,
+        payload: BaseModel | Mapping[str, Any],
+        *,
+        format: str | None = None,
+        timeout: float = REQUEST_SECONDS,
+        reply_on: str | None = None,
+    ) -> Message:
+        """As :meth:`request`, for plain handlers."""
+        return self._asking(topic, payload, format, timeout, reply_on).answer()
 
     def update_context(self, values: Mapping[str, Any]) -> None:
         """Set values of the session state that the messages sent from now on carry."""

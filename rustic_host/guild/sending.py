@@ -1,11 +1,12 @@
 """How a handler's payloads become messages: through the routing slip, or directly, into the handler's outbox."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from weakref import WeakSet
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from rustic_host.errors import AgentError, MessageError, RoutingError
 from rustic_host.guild.fixtures import run_fixtures
@@ -36,6 +37,7 @@ from rustic_host.messaging import (
     Priority,
     ProcessEntry,
     ProcessStatus,
+    Request,
     RoutingRule,
     RoutingSlip,
 )
@@ -45,6 +47,14 @@ if TYPE_CHECKING:
 
 ROUTE_FAILED = "ROUTE_FAILED"
 """``error_type`` of the error message sent in place of a message that a rule could not make."""
+
+
+@runtime_checkable
+class Asker(Protocol):
+    """What requests need of the messaging layer's client."""
+
+    def ask(self, message: Message, *, timeout: float, reply_on: str | None, key: str | None) -> Request:
+        """Prepare a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +144,29 @@ class Sending:
             self._outbox[ordinal] = sending(self._agent, self._outbox[ordinal], publish_now)
             self._early.add(ordinal)
         return [self._outbox[ordinal].id_obj for ordinal in left]
+
+    def _asking(
+        self,
+        topic: str,
+        payload: BaseModel | Mapping[str, Any],
+        message_format: str | None,
+        timeout: float,
+        reply_on: str | None,
+    ) -> Request:
+        """A request that takes its place in the outbox, and leaves before the handler's end."""
+        self._require_running()
+        client = self._agent._client
+        if not isinstance(client, Asker):
+            raise AgentError("nothing can be requested: this bus knows no requests")
+        body, own_format = payload_of(payload)
+        draft = self._draft(body, message_format or own_format, Options())
+        draft.topics = topic
+        message = self._build(draft, None, Options(new_thread=True, reason="a request"))
+        ordinal = len(self._outbox)
+        message = self._put(self._modified(message))
+        self._early.add(ordinal)
+        ask = partial(client.ask, timeout=timeout, reply_on=reply_on, key=self._key(ordinal))
+        return sending(self._agent, message, ask)
 
     def _send(self, payload: JsonDict, message_format: str, options: Options) -> list[GemstoneID]:
         self._require_running()
@@ -322,6 +355,13 @@ class Sending:
         )
         payload = request.model_dump(mode="json")
         self._direct_send(Priority.HIGH, GuildTopics.STATE, payload, format_of(StateUpdateRequest))
+
+
+def payload_of(payload: BaseModel | Mapping[str, Any]) -> tuple[JsonDict, str]:
+    """A payload as JSON, and the format that it has by itself."""
+    if isinstance(payload, BaseModel):
+        return payload.model_dump(mode="json"), format_of(type(payload))
+    return dict(payload), GENERIC_JSON
 
 
 _warned: WeakSet["Agent[Any]"] = WeakSet()

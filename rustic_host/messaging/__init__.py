@@ -25,6 +25,7 @@ from rustic_host.messaging.message import GENERIC_JSON, Message
 from rustic_host.messaging.priority import Priority
 from rustic_host.messaging.redis.backend import RedisMessagingBackend
 from rustic_host.messaging.redis.config import RedisBackendConfig
+from rustic_host.messaging.requests import Request
 from rustic_host.messaging.routing_slip import (
     ForwardHeader,
     FunctionalTransformer,
@@ -72,6 +73,7 @@ __all__ = [
     "RandomizedExponentialBackoff",
     "RedisBackendConfig",
     "RedisMessagingBackend",
+    "Request",
     "RetryingClient",
     "RoutingDestination",
     "RoutingOrigin",

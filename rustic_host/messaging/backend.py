@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rustic_host.messaging.delivery import Entry, Kept, Later, Result, home_of
 from rustic_host.messaging.message import Message
 from rustic_host.messaging.pump import Pump, TimeKeeper
 from rustic_host.messaging.sizes import SizeLimits
+
+if TYPE_CHECKING:
+    from rustic_host.messaging.requests import Listener
 
 
 class MessagingBackend(ABC):
@@ -86,6 +89,10 @@ class MessagingBackend(ABC):
     def load_state(self, namespace: str, client_id: str) -> tuple[int, dict[str, Any]]:
         """Version and state of what a client keeps; 0 and nothing where none is stored."""
         return 0, {}
+
+    def listen(self, namespace: str, topic: str) -> Listener | None:
+        """A reader of one topic's log beside all groups; None for a backend that keeps no log."""
+        return None
 
     def open_client(
         self,

@@ -13,6 +13,7 @@ from rustic_host.messaging.retry import NEVER, RetryPolicy
 
 if TYPE_CHECKING:
     from rustic_host.messaging.interface import MessagingInterface
+    from rustic_host.messaging.requests import Request
 
 MessageHandler = Callable[[Message], object]
 """Handles one message. A returned string is the outcome that is counted (``ok`` when it returns anything else);
@@ -83,6 +84,12 @@ class Client(ABC):
     def kept(self) -> Mapping[str, bytes]:
         """What was published early or kept for the message in hand, also by an earlier run of the handler."""
         return self._connected().kept()
+
+    def ask(
+        self, message: Message, *, timeout: float = 30.0, reply_on: str | None = None, key: str | None = None
+    ) -> Request:
+        """Prepare a request, whose ``answer()`` sends it and waits; see ``MessagingInterface.ask``."""
+        return self._connected().ask(self, message, timeout=timeout, reply_on=reply_on, key=key)
 
     def publish_to_guild_inbox(self, guild_id: str, message: Message) -> None:
         """Publish to the topic on which other guilds write to ``guild_id``, as :meth:`publish` does.

@@ -32,11 +32,12 @@ class Owner(Protocol):
 class InHand(ABC):
     """One message in a handler. ``owner`` is what delivers it."""
 
-    __slots__ = ("ended", "owner")
+    __slots__ = ("ended", "owner", "requests")
 
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
         self.ended = False
+        self.requests = 0
 
     @property
     @abstractmethod
@@ -130,9 +131,17 @@ class InMemory(InHand):
         of_this = self._all.setdefault(self._at, {})
         if key not in of_this:
             if message:
-                self.owner.backend.store_copies(self.owner.namespace, message)
+                self._store(message)
             of_this[key] = kept
         return of_this[key]
+
+    def _store(self, message: Message) -> None:
+        """A backend may call subscribers at once: what these publish is not this handler's."""
+        token = current.set(None)
+        try:
+            self.owner.backend.store_copies(self.owner.namespace, message)
+        finally:
+            current.reset(token)
 
     def forget(self) -> None:
         """The message is done."""

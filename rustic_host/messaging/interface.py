@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from rustic_host.errors import MessageError, MessagingError
 from rustic_host.messaging import in_hand
-from rustic_host.messaging.client import Client
+from rustic_host.messaging.client import Client, SimpleClient
 from rustic_host.messaging.config import MessagingConfig
 from rustic_host.messaging.delivery import SHARED_TOPICS, home_of
-from rustic_host.messaging.gemstone_id import GemstoneGenerator
+from rustic_host.messaging.gemstone_id import MACHINE_IDS, GemstoneGenerator
 from rustic_host.messaging.handling import Handling, Reading, Settle, StateHolder
 from rustic_host.messaging.inbox import Inbox
-from rustic_host.messaging.message import Message
+from rustic_host.messaging.message import GENERIC_JSON, Message
 from rustic_host.messaging.plain import PlainSubscriptions
 from rustic_host.messaging.pump import Pump
 from rustic_host.messaging.reader import Reader
+from rustic_host.messaging.requests import REQUEST_SECONDS, Listener, PlainListener, Request
 from rustic_host.messaging.subscriptions import Subscriptions
+from rustic_host.messaging.tags import AgentTag
+
+REQUESTER = SimpleClient("requester", "requester", lambda message: None)
+"""Who asks where no client is named."""
 
 
 class MessagingInterface:
@@ -52,6 +59,7 @@ class MessagingInterface:
         self._plain = PlainSubscriptions(self.backend, self._present)
         self._readers: dict[str, Reader] = {}
         self._manual: set[str] = set()
+        self._request_ids = GemstoneGenerator(secrets.randbelow(MACHINE_IDS))
         self._lock = threading.RLock()
 
     def register_client(self, client: Client, *, threaded: bool = True) -> None:
@@ -144,6 +152,66 @@ class MessagingInterface:
         """What :meth:`publish_now` and :meth:`keep` stored for the message in hand, by key; messages as JSON."""
         hand = in_hand.of(self._handling)
         return hand.kept if hand else {}
+
+    def request(
+        self,
+        topic: str,
+        payload: Mapping[str, Any],
+        timeout: float = REQUEST_SECONDS,
+        *,
+        format: str = GENERIC_JSON,
+        reply_on: str | None = None,
+        conversation_id: int | None = None,
+        client: Client | None = None,
+    ) -> Message:
+        """Publish a question on ``topic``, and return the first reply: look at its ``is_error_message``.
+
+        What an agent, of Rustic AI too, sends first in answer comes to a private topic; with ``reply_on`` the guild's
+        own routes hold, and the reply is the first message on that topic that follows from the question.
+
+        Args:
+            topic: of the question.
+            payload: a JSON object with a key.
+            timeout: seconds.
+            format: of the payload.
+            reply_on: a topic that others write to.
+            conversation_id: agents here carry it on to their replies.
+            client: who asks, a registered client; by default one that has no other use. In its handlers it is sent
+                early, and once (see :meth:`publish_now`).
+
+        Raises:
+            RequestTimeoutError: nobody answered in time.
+            MessagingError: ``client`` reads the topic of the replies itself; or as :meth:`publish_now`.
+        """
+        asking = client or REQUESTER
+        message = Message(
+            self._request_ids.get_id(),
+            sender=AgentTag(id=asking.id.rpartition("$")[2], name=asking.name),
+            topics=topic,
+            payload=payload,
+            format=format,
+            # All that ask without a client share a topic: this tells their replies apart besides the id.
+            conversation_id=secrets.randbits(62) if client is None and conversation_id is None else conversation_id,
+        )
+        return self.ask(asking, message, timeout=timeout, reply_on=reply_on).answer()
+
+    def ask(
+        self, client: Client, message: Message, *, timeout: float, reply_on: str | None = None, key: str | None = None
+    ) -> Request:
+        """Prepare ``message`` as a request, whose ``answer()`` (or ``answer_async()``) sends it and waits.
+
+        In a handler the requests without a ``key`` are counted: each run must make the same in the same order.
+        """
+        hand = in_hand.of(self._handling)
+        if key is None:
+            key = f"request|{hand.requests if hand else 0}"
+            if hand:
+                hand.requests += 1
+        return Request(self, client, message, timeout=timeout, reply_on=reply_on, key=key)
+
+    def listen(self, topic: str) -> Listener:
+        """Read a topic from now on, beside all subscriptions."""
+        return self.backend.listen(self.namespace, self._bare(topic)) or PlainListener(self, topic)
 
     def publish_to_shared(self, sender: Client, message: Message) -> None:
         """Publish to topics that guilds share, as :meth:`publish` does.

@@ -10,12 +10,13 @@ from redis import Redis
 
 from rustic_host.errors import ConfigError, MessageError
 from rustic_host.messaging.backend import MessagingBackend
-from rustic_host.messaging.delivery import Entry, Kept, Later, Result, frames_of
+from rustic_host.messaging.delivery import Entry, Kept, Later, Result, frames_of, home_of
 from rustic_host.messaging.message import Message
 from rustic_host.messaging.pump import Pump, TimeKeeper
 from rustic_host.messaging.reader import Reader
 from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.consumer import Consumer
+from rustic_host.messaging.redis.listener import LogListener
 from rustic_host.messaging.redis.publisher import Publisher
 from rustic_host.messaging.sizes import SizeLimits
 from rustic_host.telemetry.logs import get_logger
@@ -104,6 +105,11 @@ class RedisMessagingBackend(MessagingBackend):
         stored: Any = self.publisher.call("HMGET", self._keys.state_key(namespace, client_id), "version", "state")
         version, state = stored
         return int(version or 0), json.loads(state) if state else {}
+
+    def listen(self, namespace: str, topic: str) -> LogListener:
+        """A reader with a connection of its own."""
+        home = home_of(topic, namespace, self.shared_namespace)
+        return LogListener(self.config, self._keys.topic_keys(home, topic).log)
 
     def open_client(
         self,
