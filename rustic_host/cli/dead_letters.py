@@ -199,7 +199,8 @@ def _report(guild: str, refused: list[dict[str, str]], missing: list[str]) -> No
 
 
 def _row(letter: dict[str, Any]) -> list[str]:
-    error = ": ".join(filter(None, (letter["error_type"], letter["error_message"])))
+    first_line, *_ = [*letter["error_message"].splitlines(), ""]
+    error = ": ".join(filter(None, (letter["error_type"], first_line)))
     at = datetime.fromisoformat(letter["at"]).astimezone()
     return [
         letter["id_string"] or UNKNOWN,

@@ -19,7 +19,7 @@ _PLACES = {"0": "from the start", "$": "from the end"}
     "start",
     metavar="start|end|ID",
     required=True,
-    help="Where: what comes after ID, a message's or a log entry's.",
+    help="All that is stored, nothing of it, or what came after a message or log entry.",
 )
 @click.option("--topic", metavar="TOPIC", help="In this topic alone, instead of all topics of the agent.")
 @socket_option

@@ -54,7 +54,7 @@ def test_the_list_is_a_table_that_cannot_drive_the_terminal(run: Any) -> None:
 def test_the_list_as_json_lines(run: Any) -> None:
     lines = run("dead-letters", "list", "g", "--json").output.splitlines()
     assert [json.loads(line)["id_string"] for line in lines] == [str(BIG), "5"]
-    assert json.loads(lines[0])["error_message"] == "no\x1b[2J good"
+    assert json.loads(lines[0])["error_message"] == "no\x1b[2J good\nand more"
 
 
 def test_every_filter_reaches_the_host(run: Any, operator: FakeOperator) -> None:

@@ -1,6 +1,7 @@
 """An operator on a real host: messages that were given up, that an agent is stuck in, and a position that is lost."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,6 @@ from tests.system.host import HostProcess
 from tests.system.waiting import until
 
 AGENTS = """
-import time
-
 STRICT = False
 
 def checked(message):
@@ -33,8 +32,7 @@ class Careful(Agent):
     def work(self, ctx: ProcessContext[JsonDict]) -> None:
         if ctx.payload.get("hold"):
             (HERE / "held").touch()
-            while not (HERE / "go").exists():
-                time.sleep(0.01)
+            (HERE / "go").open().close()
         ctx.send_dict({"n": ctx.payload["n"], "by": "careful"})
 
 class Other(Agent):
@@ -132,6 +130,7 @@ def test_what_was_given_up_is_replayed_once_the_cause_is_mended(host: HostProces
 
 
 def test_an_agent_that_is_stuck_goes_on_without_the_message(host: HostProcess, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "go")
     stuck = send(host, 1, hold=True)
     send(host, 2)
     until((tmp_path / "held").exists, bool)
@@ -140,8 +139,10 @@ def test_an_agent_that_is_stuck_goes_on_without_the_message(host: HostProcess, t
     assert (topic["pending"] + topic["lag"], topic["in_hand"][0]["message_id_string"]) == (2, stuck)
     assert stuck in host.cli("pending", "g1").stdout
     assert host.cli("skip", "g1", "Careful", stuck).stdout.startswith("skipped ")
-    (tmp_path / "go").touch()
+    (tmp_path / "go").open("w").close()
     assert sent_by(host, "careful", 3) == {2: 1}
+    (tmp_path / "go").unlink()
+    (tmp_path / "go").touch()
     (letter,) = letters(host)
     assert (letter["error_type"], letter["error_message"]) == ("MessageSkippedError", "skipped by operator")
     assert host.cli("dead-letters", "replay", "g1", letter["id_string"]).stdout == "1 message replayed\n"

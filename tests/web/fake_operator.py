@@ -23,8 +23,8 @@ AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 def summary(number: int, **fields: Any) -> LetterSummary:
     values: dict[str, Any] = {
         "id": number, "id_string": str(number), "at": AT, "agent": "Parser", "client_id": "g$a1", "topic": "lines",
-        "message_id_string": "7", "error_type": "ValueError", "error_message": "no\x1b[2J good", "attempts": 4,
-        "replayable": True,
+        "message_id_string": "7", "error_type": "ValueError", "error_message": "no\x1b[2J good\nand more",
+        "attempts": 4, "replayable": True,
     }  # fmt: skip
     return LetterSummary(**{**values, **fields})
 
