@@ -89,6 +89,7 @@ def run_chaos(
         redis_server(Path(folder), binary=binary) as server,
         System(server, rate) as system,
     ):
+        say(f"     up after {time.monotonic() - began:.1f} s")
         system.feeder.resume()
         feeding = time.monotonic()
         try:
@@ -96,16 +97,19 @@ def run_chaos(
             system.feeder.pause()
             report.feeding_seconds = time.monotonic() - feeding
             system.await_drained()
+            say(f"     all handled after {time.monotonic() - began:.1f} s")
         except HungError as error:
             report.verdict.wrong.append(str(error))
         report.jobs = system.feeder.fed
         report.messages = messages_of(report.jobs)
         report.verdict.add(judge(system.raw, 0, system.feeder.fed))
+        say(f"     judged after {time.monotonic() - began:.1f} s")
         if code := system.host.stop():
             report.verdict.wrong.append(f"the host ended with exit code {code}")
         if keep is not None and not report.good:
             shutil.copytree(folder, keep / f"seed-{seed}" / "server", dirs_exist_ok=True)
             shutil.copy(system.host.log, keep / f"seed-{seed}")
+    say(f"     stopped after {time.monotonic() - began:.1f} s")
     report.seconds = time.monotonic() - began
     return report
 
