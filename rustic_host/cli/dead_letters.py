@@ -199,7 +199,7 @@ def _report(guild: str, refused: list[dict[str, str]], missing: list[str]) -> No
 
 
 def _row(letter: dict[str, Any]) -> list[str]:
-    first_line, *_ = [*letter["error_message"].splitlines(), ""]
+    first_line = str(letter["error_message"]).partition("\n")[0]
     error = ": ".join(filter(None, (letter["error_type"], first_line)))
     at = datetime.fromisoformat(letter["at"]).astimezone()
     return [

@@ -123,7 +123,9 @@ class Operator:
             original = None  # the letter keeps it as text
         new_id = self._host.buses.of(guild).generator.get_id()
         error = MessageSkippedError("skipped by operator")
-        (frame,) = frames_of(dead_letter(new_id, guild, client_id, entry, original, error))
+        letter = dead_letter(new_id, guild, client_id, entry, original, error)
+        letter.payload["attempts"] = attempts
+        (frame,) = frames_of(letter)
         return frame
 
 

@@ -144,7 +144,8 @@ def test_an_agent_that_is_stuck_goes_on_without_the_message(host: HostProcess, t
     (tmp_path / "go").unlink()
     (tmp_path / "go").touch()
     (letter,) = letters(host)
-    assert (letter["error_type"], letter["error_message"]) == ("MessageSkippedError", "skipped by operator")
+    said = {name: letter[name] for name in ("error_type", "error_message", "attempts")}
+    assert said == {"error_type": "MessageSkippedError", "error_message": "skipped by operator", "attempts": 0}
     assert host.cli("dead-letters", "replay", "g1", letter["id_string"]).stdout == "1 message replayed\n"
     assert sent_by(host, "careful", 4) == {1: 1, 2: 1}
     assert host.cli("skip", "g1", "Careful", stuck, check=False).returncode == 66

@@ -78,10 +78,9 @@ def test_what_is_in_hand_since_when_and_how_often_it_failed(bus: Bus) -> None:
     consumer = bus.consumer(topics=["t", "u", "guild_inbox:x"], shared=f"{bus.namespace}-org")
     bus.publish(1, 2)
     bus.raw.xadd(bus.log(), {"m": b"no message"})
-    consumer.read()
+    consumer.begin_attempt(consumer.read()[1], 2)
     bus.publish(3)
     first, second, third, _ = entry_ids(bus)
-    bus.raw.hset(keys.PLAIN.client_key(bus.namespace, CLIENT), f"try:t:{second}", 2)
     shared, t, u = positions_of(bus).waiting(CLIENT, 10)
     assert [each.topic for each in (shared, t, u)] == ["guild_inbox:x", "t", "u"]
     assert (u.pending, u.lag, u.lost, u.in_hand) == (0, 0, False, [])
