@@ -14,3 +14,12 @@ def test_throughput_prints_both_rates_and_their_ratio() -> None:
     assert float(bare.replace(",", "")) > 0
     assert float(agent.replace(",", "")) > 0
     assert float(ratio) > 0
+
+
+def test_the_cost_of_a_bridge_is_printed_with_and_without() -> None:
+    command = [sys.executable, "benchmarks/bridge.py", "--messages", "100", "--rounds", "1", "--payload", "100"]
+    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=60, check=True)
+    rows = re.findall(r"^(?:ours|theirs), (?:with|without) a bridge +([\d.]+) +([\d.]+) +([\d.]+)$", done.stdout, re.M)
+    assert len(rows) == 4
+    assert all(float(wall) > 0 for wall, _, _ in rows)
+    assert len(re.findall(r"^  \S.* +\d+ bytes a message$", done.stdout, re.M)) == 3
