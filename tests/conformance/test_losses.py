@@ -55,7 +55,6 @@ def test_3_published_while_the_subscriptions_were_cut(own_bus: Bus) -> None:
     with bridged(own_bus), reading.client("t"):
         for n in range(10):
             own_bus.raw.client_kill_filter(_type="pubsub")
-            own_bus.kill_reader()
             foreign.publish(own_bus, 2 * n)
             own_bus.publish(2 * n + 1)
         reading.wait(20)

@@ -16,6 +16,8 @@ from rustic_host.host.tail import STARTED, Tail
 from rustic_host.messaging.delivery import frames_of
 from rustic_host.messaging.redis.keys import PLAIN
 from tests.messaging.bus import WAIT_SECONDS, Bus, message
+from tests.messaging.redis import foreign
+from tests.messaging.redis.test_bridge import running
 from tests.system.servers import RedisServer
 
 Follow = Callable[..., Coroutine[Any, Any, "Following"]]
@@ -165,6 +167,22 @@ def test_a_bell_that_does_not_ring_is_not_waited_for_long(bus: Bus, monkeypatch:
         body = message("t", {"n": 1}).to_json_bytes()
         await in_thread(lambda: bus.raw.xadd(bus.log(), {"m": body}))  # without PUBLISH
         assert await tail.numbers(1) == [1]
+
+    run(bus, scenario)
+
+
+def test_what_others_publish_is_seen_as_soon_as_it_is_imported(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their own notice comes before the import."""
+    monkeypatch.setattr(tail_module, "MISSED_BELL_SECONDS", 2 * WAIT_SECONDS)
+
+    async def scenario(follow: Follow) -> None:
+        tail = await follow("t")
+        body = await in_thread(foreign.store, bus, foreign.foreign_message(1))
+        await in_thread(foreign.ring, bus, body)
+        waiting = asyncio.create_task(tail.numbers(1))
+        await asyncio.wait([waiting], timeout=0.2)  # it has looked, and found nothing
+        with running(bus, lambda: ["t"]):
+            assert await waiting == [1]
 
     run(bus, scenario)
 

@@ -106,7 +106,7 @@ class Importer:
             pairs: list[Argument] = [part for body in run for part in (digest_of(body), body)]
             done, *detail = self._link.run(IMPORT, script_keys, [*head, *pairs])
             if not done:
-                self._refuse(detail[1].decode())
+                self._refuse(topic, *(part.decode() for part in detail))
                 break
             new += detail[0]
         self.imported += new
@@ -165,10 +165,11 @@ class Importer:
             self._pause()
         return found[::-1], False
 
-    def _refuse(self, key: str) -> None:
-        if key not in self._refused:
-            self._refused.add(key)
-            log.error("key_of_wrong_type", key=key, consequence="what others store on its topic is not read")
+    def _refuse(self, topic: str, why: str, what: str) -> None:
+        """Said once; the topic is left alone then, as one that does not add up."""
+        if what not in self._refused:
+            self._refused.add(what)
+            log.error("import_refused", namespace=self._namespace, topic=topic, why=why, what=what)
 
     def _unseen(self, topic: str, members: Sequence[bytes]) -> list[bytes]:
         if not members:

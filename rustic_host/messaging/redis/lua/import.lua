@@ -8,7 +8,7 @@
 -- ARGV[3]  Pub/Sub channel that tells readers without a group
 -- ARGV[4+2i]  digest, JSON of a member; one that the store has not (any more) is left out
 --
--- Returns {1, members that were new}, or {0, 'type', key}.
+-- Returns {1, members that were new}, or, with nothing done, {0, 'type', key} or {0, 'acl', command} (the user may not).
 local function wrong_type(key, want)
   local kind = redis.call('TYPE', key).ok
   return kind ~= 'none' and kind ~= want
@@ -18,6 +18,14 @@ if wrong_type(KEYS[1], 'hash') then return {0, 'type', KEYS[1]} end
 if wrong_type(KEYS[2], 'stream') then return {0, 'type', KEYS[2]} end
 if wrong_type(KEYS[3], 'zset') then return {0, 'type', KEYS[3]} end
 if wrong_type(KEYS[4], 'zset') then return {0, 'type', KEYS[4]} end
+
+local function may_not(...)
+  return redis.acl_check_cmd and not redis.acl_check_cmd(...)
+end
+
+if may_not('ZADD', KEYS[3], 'NX', 0, '') then return {0, 'acl', 'ZADD'} end
+if may_not('XADD', KEYS[2], '*', 'm', '') then return {0, 'acl', 'XADD'} end
+if may_not('HINCRBY', KEYS[1], 'n', 1) then return {0, 'acl', 'HINCRBY'} end
 
 local new = 0
 for i = 4, #ARGV, 2 do
