@@ -40,6 +40,7 @@ from rustic_host.messaging.routing_slip import (
     StateTransformer,
     StateUpdateFormat,
 )
+from rustic_host.messaging.state_changes import Disconnected, Reconnected, SlowConsumer, StateChange
 from rustic_host.messaging.tags import AgentTag
 from rustic_host.messaging.wire_types import JsonDict
 
@@ -48,6 +49,7 @@ __all__ = [
     "AgentTag",
     "Backoff",
     "Client",
+    "Disconnected",
     "ExponentialBackoff",
     "FilteringClient",
     "FixedBackoff",
@@ -71,6 +73,7 @@ __all__ = [
     "ProcessEntry",
     "ProcessStatus",
     "RandomizedExponentialBackoff",
+    "Reconnected",
     "RedisBackendConfig",
     "RedisMessagingBackend",
     "Request",
@@ -80,7 +83,9 @@ __all__ = [
     "RoutingRule",
     "RoutingSlip",
     "SimpleClient",
+    "SlowConsumer",
     "Stage",
+    "StateChange",
     "StateTransformer",
     "StateUpdateFormat",
     "ThrottlingClient",

@@ -10,6 +10,7 @@ from rustic_host.messaging.delivery import Entry, Kept, Later, Result, home_of
 from rustic_host.messaging.message import Message
 from rustic_host.messaging.pump import Pump, TimeKeeper
 from rustic_host.messaging.sizes import SizeLimits
+from rustic_host.messaging.state_changes import Watch
 
 if TYPE_CHECKING:
     from rustic_host.messaging.requests import Listener
@@ -74,6 +75,10 @@ class MessagingBackend(ABC):
         """End the subscription; a backend that cannot goes on, and is not subscribed to that topic again."""
         return
 
+    def watch_publishing(self, watch: Watch) -> None:
+        """Tell ``watch`` of the connection that publishes, if there is such."""
+        return
+
     def cleanup(self) -> None:
         """Let go of connections, threads and subscriptions; stored messages stay."""
         return
@@ -104,6 +109,7 @@ class MessagingBackend(ABC):
         give_up: Callable[[Entry, Exception], Result],
         time_keeper: TimeKeeper | None = None,
         order: Callable[[list[Entry]], list[Entry]] | None = None,
+        watch: Watch | None = None,
     ) -> Pump | None:
         """The loop of a durable client, for a backend that keeps what each has read; None when it does not.
 

@@ -22,6 +22,7 @@ from rustic_host.messaging.plain import PlainSubscriptions
 from rustic_host.messaging.pump import Pump
 from rustic_host.messaging.reader import Reader
 from rustic_host.messaging.requests import REQUEST_SECONDS, Listener, PlainListener, Request
+from rustic_host.messaging.state_changes import SLOW_AT, StateChange, StateChanges, Watch
 from rustic_host.messaging.subscriptions import Subscriptions
 from rustic_host.messaging.tags import AgentTag
 
@@ -37,6 +38,7 @@ class MessagingInterface:
         messaging_config: which backend.
         generator: makes the ids of dead letters.
         wall_clock: seconds since the Unix epoch; a message's ``ttl`` ends by it.
+        slow_at: a durable client that is so many entries behind is slow; see :meth:`on_state_change`.
 
     Raises:
         ConfigError: the backend cannot be made.
@@ -49,6 +51,7 @@ class MessagingInterface:
         *,
         generator: GemstoneGenerator | None = None,
         wall_clock: Callable[[], float] = time.time,
+        slow_at: int = SLOW_AT,
     ) -> None:
         self.namespace = namespace
         self.backend = messaging_config.get_storage()
@@ -56,6 +59,9 @@ class MessagingInterface:
         ids = generator or GemstoneGenerator(0)  # Rustic AI's machine id for dead letters (facts 9.4)
         self._handling = Handling(namespace, self.backend, ids, wall_clock)
         self._subscriptions = Subscriptions()
+        self._changes = StateChanges()
+        self.slow_at = slow_at
+        self.backend.watch_publishing(Watch("", self._changes))
         self._plain = PlainSubscriptions(self.backend, self._present)
         self._readers: dict[str, Reader] = {}
         self._manual: set[str] = set()
@@ -333,6 +339,13 @@ class MessagingInterface:
         """Stored messages of a topic that belong to a thread (which has its first message's id), by id."""
         return [message for message in self.get_messages(topic) if thread_id in message.thread]
 
+    def on_state_change(self, callback: Callable[[StateChange], object]) -> Callable[[], None]:
+        """Call ``callback`` with what happens to connections and backlogs from now on; returns what ends that.
+
+        It is called by a thread of its own, and what it raises is logged.
+        """
+        return self._changes.add(callback)
+
     def shutdown(self) -> None:
         """Unregister all clients and let go of the backend."""
         for client in list(self.clients.values()):
@@ -340,6 +353,7 @@ class MessagingInterface:
         while self._readers:  # of clients that subscribed and were never registered
             self._readers.popitem()[1].close()
         self.backend.cleanup()
+        self._changes.close()
 
     def _present(self, client: Client, settle: Settle, message: Message) -> object:
         return self._handling.present(client, settle, message, partial(self.publish, client))
@@ -362,6 +376,7 @@ class MessagingInterface:
             reading.give_up,
             state,
             None if type(client).order is Client.order else reading.order,
+            Watch(client.id, self._changes, slow_at=self.slow_at),
         )
         if pump is not None:
             reading.pump = pump

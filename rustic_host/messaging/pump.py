@@ -12,6 +12,7 @@ from typing import Protocol
 from rustic_host.errors import BackendUnavailableError, CommitImpossibleError, CommitRefusedError, OwnershipLostError
 from rustic_host.messaging.delivery import Entry, Frame, Kept, Later, Result
 from rustic_host.messaging.held import Held
+from rustic_host.messaging.state_changes import StateChanges, Watch
 from rustic_host.telemetry.logs import get_logger
 
 COMMIT_AFTER_SECONDS = 0.005
@@ -86,6 +87,7 @@ class Pump:
         give_up: the result (a dead letter, say) that takes the place of one that can never be committed.
         time_keeper: what is published at its time, if there is such.
         order: puts what has been read in the order in which it is handled; it loses and adds nothing.
+        watch: told when the connection breaks and when it is there again.
         clock: monotonic seconds.
     """
 
@@ -99,11 +101,13 @@ class Pump:
         *,
         time_keeper: TimeKeeper | None = None,
         order: Callable[[list[Entry]], list[Entry]] | None = None,
+        watch: Watch | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source, self._topics, self._handle, self._restore = source, topics, handle, restore
         self._give_up, self._time_keeper, self._clock = give_up, time_keeper, clock
         self._order = order
+        self._watch = watch or Watch("", StateChanges())
         self._held = Held[Entry](clock)
         self._alone = self._refused = False
         self._uncommitted: list[Result] = []
@@ -177,8 +181,10 @@ class Pump:
                 with self._turned:
                     self._taken_up = asked
                     self._turned.notify_all()
+                self._watch.regained()
                 return
             except BackendUnavailableError as error:
+                self._watch.lost(str(error))
                 log.warning("bus_unavailable", error=str(error), retry_in_seconds=round(delay, 3))
                 self._stopping.wait(delay * (0.5 + random()))
                 delay = min(delay * 2, RECONNECT_MAX_SECONDS)
@@ -208,6 +214,7 @@ class Pump:
                 log.warning("commit_refused", error=str(error))
                 results, self._refused, self._alone = [], True, isinstance(error, CommitImpossibleError)
             except BackendUnavailableError as error:
+                self._watch.lost(str(error))
                 log.warning("bus_connection_lost", error=str(error), retry_in_seconds=round(self._pause, 3))
                 results = []
                 self._rest()

@@ -19,6 +19,7 @@ from rustic_host.messaging.redis.consumer import Consumer
 from rustic_host.messaging.redis.listener import LogListener
 from rustic_host.messaging.redis.publisher import Publisher
 from rustic_host.messaging.sizes import SizeLimits
+from rustic_host.messaging.state_changes import Watch
 from rustic_host.telemetry.logs import get_logger
 
 log = get_logger(__name__)
@@ -92,6 +93,10 @@ class RedisMessagingBackend(MessagingBackend):
             if reader == (client_id or "subscriber") and topic.startswith(f"{namespace}:"):
                 subscriptions.remove(topic.removeprefix(f"{namespace}:"))
 
+    def watch_publishing(self, watch: Watch) -> None:
+        """From now on."""
+        self.publisher.watch = watch
+
     def cleanup(self) -> None:
         """End threads and connections."""
         with self._lock:
@@ -121,10 +126,11 @@ class RedisMessagingBackend(MessagingBackend):
         give_up: Callable[[Entry, Exception], Result],
         time_keeper: TimeKeeper | None = None,
         order: Callable[[list[Entry]], list[Entry]] | None = None,
+        watch: Watch | None = None,
     ) -> Pump:
         """The loop of a durable client."""
-        source = Consumer(self.config, namespace, client_id, shared=self.shared_namespace)
-        return Pump(source, topics, handle, restore, give_up, time_keeper=time_keeper, order=order)
+        source = Consumer(self.config, namespace, client_id, shared=self.shared_namespace, watch=watch)
+        return Pump(source, topics, handle, restore, give_up, time_keeper=time_keeper, order=order, watch=watch)
 
 
 def _config(given: Any) -> RedisBackendConfig:

@@ -30,6 +30,7 @@ from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.early import EarlySends, field_of
 from rustic_host.messaging.redis.link import Argument, Link, Script
 from rustic_host.messaging.redis.publisher import frame_args, frame_keys
+from rustic_host.messaging.state_changes import StateChanges, Watch
 from rustic_host.telemetry.logs import get_logger
 
 BLOCK_SECONDS = 5.0
@@ -67,6 +68,7 @@ class Consumer:
         client_id: also the name of the client's group in every log it reads.
         shared: the namespace that guilds share, for the topics that lie there.
         start: where a group that never was begins: ``earliest`` or ``latest``.
+        watch: told how far behind the client is.
         clock: monotonic seconds.
     """
 
@@ -78,10 +80,12 @@ class Consumer:
         *,
         start: str = "earliest",
         shared: str = "",
+        watch: Watch | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.namespace, self.client_id, self._shared = namespace, client_id, shared
         self._ttl, self._keys = config.message_ttl, config.keys
+        self._watch = watch or Watch("", StateChanges())
         self._start = "0" if start == "earliest" else "$"
         self._clock = clock
         self._token = secrets.token_hex(8)
@@ -405,6 +409,16 @@ class Consumer:
         pending = self._checked(self._link.run(PENDING, [self._client_key, *self._logs.values()], args))[0]
         if pending != self._in_hand:
             self._reread = True
+        if self._watch.wanted:
+            self._watch.behind(sum(map(self._lag, self._logs.values())), pending)
+
+    def _lag(self, log: str) -> int:
+        """Entries of a log that are not read yet; 0 when the server cannot tell, after some were deleted."""
+        for row in self._link.call("XINFO", "GROUPS", log):
+            group = dict(zip(row[::2], row[1::2], strict=True))
+            if group[b"name"] == self.client_id.encode():
+                return int(group.get(b"lag") or 0)
+        return 0
 
     def _commit_command(self, results: Sequence[Result]) -> list[Argument]:
         logs = {topic: i for i, topic in enumerate(dict.fromkeys(r.entry.topic for r in results), 1)}

@@ -27,6 +27,7 @@ from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.keys import Keys
 from rustic_host.messaging.redis.link import Argument, Link, Script
 from rustic_host.messaging.sizes import LARGE_MESSAGE_BYTES
+from rustic_host.messaging.state_changes import StateChanges, Watch
 from rustic_host.telemetry.logs import get_logger
 
 MAX_FRAMES_A_CALL = 64
@@ -117,6 +118,8 @@ class Publisher:
         self._owed = False
         self._watcher: threading.Thread | None = None
         self._sent = False
+        self.watch = Watch("", StateChanges())
+        """Told when the connection breaks and when it is there again."""
 
     def publish(self, namespace: str, frames: Sequence[Frame]) -> None:
         """Store all copies; those of one message are stored together or not at all.
@@ -177,7 +180,8 @@ class Publisher:
             try:
                 self._ready()
                 return action()
-            except BackendUnavailableError:
+            except BackendUnavailableError as error:
+                self.watch.lost(str(error))
                 left = give_up - self._clock()
                 if left <= 0 or self._closed.wait(min(left, delay * random.uniform(0.5, 1.5))):
                     raise
@@ -191,6 +195,7 @@ class Publisher:
         if self._owed:  # also when the server took the connection, but no message yet
             self._resend()
             self._owed = False
+        self.watch.regained()
 
     def _resend(self) -> None:
         self._forget(confirmed_before=self._clock() - RESEND_MAX_AGE_SECONDS)
@@ -229,6 +234,7 @@ class Publisher:
             self._ready()
             return self._link.duplicate()
         except MessagingError as error:
+            self.watch.lost(str(error))
             log.warning("publisher_not_connected", error=str(error))
             return None
 

@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from rustic_host.errors import BackendRefusedError, BackendUnavailableError, PublishUnavailableError
+from rustic_host.errors import (
+    BackendRefusedError,
+    BackendUnavailableError,
+    PublishRefusedError,
+    PublishUnavailableError,
+)
 from rustic_host.messaging import RedisBackendConfig
 from rustic_host.messaging.delivery import frames_of
 from rustic_host.messaging.redis import publisher as publisher_module
 from rustic_host.messaging.redis.publisher import (
+    MAX_FRAMES_A_CALL,
     RESEND_MAX_AGE_SECONDS,
     RESEND_WINDOW_BYTES,
     RESEND_WINDOW_SECONDS,
@@ -288,3 +294,33 @@ def test_closing_ends_the_watch_at_once(bus: Bus) -> None:
     assert time.monotonic() - began < 2
     assert publisher._watcher is not None
     assert not publisher._watcher.is_alive()
+
+
+def test_a_publish_that_fails_says_what_is_stored_and_what_is_not(own_bus: Bus, own_server: RedisServer) -> None:
+    publisher = own_bus.publisher(deadline=0.3)
+    frames = [frame for n in range(MAX_FRAMES_A_CALL + 2) for frame in frames_of(message("t", {"n": n}))]
+    ids = [frame.message_id for frame in frames]
+    own_bus.raw.set(own_bus.log("wrong"), "no stream")
+    wrong = frames_of(message("wrong"))
+    with pytest.raises(PublishRefusedError, match=f"{MAX_FRAMES_A_CALL} stored, 3 not stored") as refused:
+        publisher.publish("g1", [*frames, *wrong])
+    assert refused.value.stored == ids[:MAX_FRAMES_A_CALL]
+    assert refused.value.not_stored == [*ids[MAX_FRAMES_A_CALL:], wrong[0].message_id]
+    own_server.stop()
+    with pytest.raises(PublishUnavailableError) as away:
+        publisher.publish("g1", frames)
+    assert (away.value.stored, away.value.unknown + away.value.not_stored) == ([], ids)
+    fresh = own_bus.publisher(deadline=0.1)
+    with pytest.raises(PublishUnavailableError, match="2 not stored") as never:
+        fresh.publish("g1", frames[:2])
+    assert (never.value.stored, never.value.unknown, never.value.not_stored) == ([], [], ids[:2])
+
+
+def test_what_was_sent_and_not_answered_is_unknown(own_bus: Bus) -> None:
+    publisher = own_bus.publisher(deadline=0.3)
+    publisher.publish("g1", frames_of(message("t")))
+    sent = frames_of(message("t", {"n": 2}))
+    own_bus.raw.client_pause(1000, all=True)
+    with pytest.raises(PublishUnavailableError, match="1 not known") as caught:
+        publisher.publish("g1", sent)
+    assert (caught.value.unknown, caught.value.not_stored) == ([sent[0].message_id], [])
