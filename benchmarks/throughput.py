@@ -124,7 +124,7 @@ def bare_rate(config: RedisBackendConfig, namespace: str, messages: int, payload
         entries = connection.read_response()[0][1]
         script_keys = [client, keys.PLAIN.counts_key(namespace), keys.PLAIN.state_key(namespace, group)]
         script_keys += [keys.PLAIN.early_key(namespace, group), log]
-        args: list[object] = ["t", group, 3600, 1, len(entries), 1, "", "", 0, "", 0]
+        args: list[object] = ["t", group, 3600, 1, len(entries), 1, "", "", 0, "", 0, 0]
         for entry, _ in entries:
             args += (1, entry)
         args += ("processed", len(entries))

@@ -39,11 +39,15 @@ local owner = redis.call('HGET', KEYS[1], 'token')
 if owner ~= token then return {0, owner and 'owner' or 'unclaimed', ''} end
 local version = tonumber(redis.call('HGET', KEYS[3], 'version') or '0')
 if expected ~= '' and version ~= tonumber(expected) then return {0, 'state', tostring(version)} end
+local topics = {} -- most outputs of a batch go to few topics: each is checked once
 for i = 0, outputs - 1 do
   local k = 5 + logs + 4 * i
-  if wrong_type(KEYS[k], 'stream') then return {0, 'type', KEYS[k]} end
-  if wrong_type(KEYS[k + 1], 'zset') then return {0, 'type', KEYS[k + 1]} end
-  if wrong_type(KEYS[k + 2], 'zset') then return {0, 'type', KEYS[k + 2]} end
+  if not topics[KEYS[k]] then
+    topics[KEYS[k]] = k
+    if wrong_type(KEYS[k], 'stream') then return {0, 'type', KEYS[k]} end
+    if wrong_type(KEYS[k + 1], 'zset') then return {0, 'type', KEYS[k + 1]} end
+    if wrong_type(KEYS[k + 2], 'zset') then return {0, 'type', KEYS[k + 2]} end
+  end
 end
 for i = 0, acks - 1 do
   local log, id = KEYS[4 + tonumber(ARGV[first_ack + 2 * i])], ARGV[first_ack + 2 * i + 1]
@@ -64,8 +68,8 @@ if outputs > 0 then
   if may_not('SET', KEYS[k + 3], '', 'EX', 1) then return {0, 'acl', 'SET'} end
   if may_not('XADD', KEYS[k], '*', 'm', '') then return {0, 'acl', 'XADD'} end
 end
-for i = 0, outputs - 1 do
-  if may_not('PUBLISH', KEYS[5 + logs + 4 * i + 2], '') then return {0, 'acl', 'PUBLISH'} end
+for _, k in pairs(topics) do
+  if may_not('PUBLISH', KEYS[k + 2], '') then return {0, 'acl', 'PUBLISH'} end
 end
 
 for i = 0, acks - 1 do
