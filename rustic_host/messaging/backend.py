@@ -25,6 +25,9 @@ class MessagingBackend(ABC):
     hands_out_copies: ClassVar[bool] = False
     """Whether each call of a subscribed handler gets a message that nobody else holds, not even the store."""
 
+    delivers_in_turn: ClassVar[bool] = False
+    """Whether what a subscriber publishes is delivered after the message that it handles; if not, interfaces do so."""
+
     sizes = SizeLimits()
     """What is too large to be stored."""
 

@@ -50,6 +50,7 @@ class InMemoryMessagingBackend(MessagingBackend):
     """
 
     hands_out_copies = True
+    delivers_in_turn = True
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from functools import partial
 from rustic_host.messaging.backend import MessagingBackend
 from rustic_host.messaging.client import Client
 from rustic_host.messaging.handling import Settle
+from rustic_host.messaging.in_turn import in_turn
 from rustic_host.messaging.inbox import Inbox
 from rustic_host.messaging.message import Message
 from rustic_host.messaging.published import frozen_of, hand_out
@@ -72,7 +73,8 @@ class PlainSubscriptions:
 
     def _subscribe(self, topic: str, takers: dict[str, Inbox]) -> None:
         try:
-            self._backend.subscribe(topic, lambda message: self._hand_out(topic, message))
+            take = partial(self._hand_out, topic)
+            self._backend.subscribe(topic, take if self._backend.delivers_in_turn else in_turn(take))
         except BaseException:
             takers.clear()
             self._takers.pop(topic, None)

@@ -4,6 +4,7 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -23,6 +24,7 @@ from rustic_host.messaging import (
 )
 from rustic_host.messaging.dead_letter import replay_of
 from rustic_host.messaging.delivery import frames_of
+from tests.messaging import example_backend
 from tests.messaging.bus import WAIT_SECONDS, Bus, message, wait_until
 from tests.messaging.conftest import FLAVOURS, ServerOf
 from tests.system.servers import RedisServer
@@ -30,8 +32,10 @@ from tests.system.servers import RedisServer
 Inbox = queue.Queue[Message]
 
 
-@pytest.fixture(params=["memory", *FLAVOURS])
-def config(request: pytest.FixtureRequest, shared_server: ServerOf) -> MessagingConfig:
+@pytest.fixture(params=["memory", "the page's", *FLAVOURS])
+def config(request: pytest.FixtureRequest, shared_server: ServerOf, tmp_path: Path) -> MessagingConfig:
+    if request.param == "the page's":  # of docs/messaging.md
+        return example_backend.config_at(tmp_path / "messages.db")
     if request.param == "memory":
         return MessagingConfig(
             backend_module="rustic_ai.core.messaging.backend", backend_class="InMemoryMessagingBackend"
