@@ -16,20 +16,11 @@ from tests.system.host import HostProcess
 from tests.system.waiting import until
 
 AGENTS = """
-STRICT = False
-
-def checked(message):
-    if STRICT and message.payload.get("bad") and not (HERE / "mended").exists():
-        raise ValueError("the other system is away")
-    return True
-
 class Careful(Agent):
-    def __init__(self):
-        global STRICT
-        STRICT = True
-
     @processor(JsonDict)
     def work(self, ctx: ProcessContext[JsonDict]) -> None:
+        if ctx.payload.get("bad") and not (HERE / "mended").exists():
+            raise ValueError("the other system is away")
         if ctx.payload.get("hold"):
             (HERE / "held").touch()
             (HERE / "go").open().close()
@@ -48,17 +39,14 @@ def guild(folder: Path) -> Path:
     rows: list[dict[str, Any]] = [
         {
             "id": name.lower(), "name": name, "description": "-", "class_name": f"guild_agents.{name}",
-            "additional_topics": [TOPIC], "listen_to_default_topic": False,
+            "additional_topics": [TOPIC], "listen_to_default_topic": False, "qos": {"retry_count": 1},
         }
         for name in ("Careful", "Other")
     ]  # fmt: skip
-    steps = [{"agent": {"name": row["name"]}, "destination": {"topics": "out"}} for row in rows]
-    properties = {
-        "client_type": "rustic_host.messaging.FilteringClient",
-        "client_properties": {"func": "guild_agents.checked"},
-    }
+    answers = {"message_format": "generic_json", "destination": {"topics": "out"}}
+    steps = [{"agent": {"name": row["name"]}, **answers} for row in rows]
     spec = {"id": "g1", "name": "G", "description": "-", "agents": rows, "routes": {"steps": steps}}
-    return written_guild(folder, {**spec, "properties": properties}, AGENTS)
+    return written_guild(folder, spec, AGENTS)
 
 
 @pytest.fixture
@@ -107,7 +95,8 @@ def test_what_was_given_up_is_replayed_once_the_cause_is_mended(host: HostProces
     assert "4 dead letters (rustic-host dead-letters list g1)" in host.cli("status").stdout
     assert metric(host, "rustic_dead_letters", "guild") == {"g1": 4}
     shown = host.cli("dead-letters", "show", "g1", newest["id_string"]).stdout
-    assert "error message: the other system is away" in shown
+    for line in ("error message: the other system is away", "attempts: 2", "Traceback (most recent call last):"):
+        assert line in shown.splitlines()
     assert f'  "id": {newest["message_id_string"]},' in shown
 
     assert host.cli("dead-letters", "replay", "g1", older["id_string"]).stdout == "1 message replayed\n"
