@@ -73,6 +73,12 @@ class BackendRefusedError(MessagingError):
     exit_code = 69
 
 
+class SchemaVersionError(BackendRefusedError):
+    """What is stored of a namespace was written by a newer version, which this one would misread (``EX_PROTOCOL``)."""
+
+    exit_code = 76
+
+
 class PublishFailedError(MessagingError):
     """Publishing ended before everything was known to be stored. Publishing the same again is safe: nothing doubles.
 

@@ -20,15 +20,13 @@ from rustic_host.messaging.redis import slots
 from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.letters import DeadLetters
 from rustic_host.messaging.redis.link import Link
+from rustic_host.messaging.redis.opening import check_durability, check_policy
 from rustic_host.messaging.redis.positions import Positions
 from rustic_host.messaging.redis.publisher import Publisher
 from rustic_host.messaging.redis.retention import Bounds, Janitor, Sweep
 from rustic_host.telemetry.logs import get_logger
 
 log = get_logger(__name__)
-
-SAFE_POLICIES = ("noeviction", "volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl")
-"""Any ``allkeys-*`` policy evicts logs and state (attacks, A8)."""
 
 ANSWER_SECONDS = 3.0
 
@@ -53,10 +51,16 @@ class HostBus:
     Args:
         config: the server.
         bounds: how much of each topic is kept.
+        durability: ``fsync`` refuses a server that does not write through to disk.
     """
 
-    def __init__(self, config: RedisBackendConfig, bounds: Bounds = Bounds()) -> None:  # noqa: B008 - a tuple
-        self.config = config
+    def __init__(
+        self,
+        config: RedisBackendConfig,
+        bounds: Bounds = Bounds(),  # noqa: B008 - a tuple
+        durability: str = "everysec",
+    ) -> None:
+        self.config, self._durability = config, durability
         self._janitor = Janitor(config, bounds)
         self._publisher = Publisher(config, "rustic-host:host")
         self._operator = Publisher(config, "rustic-host:operator", deadline=ANSWER_SECONDS)
@@ -75,11 +79,15 @@ class HostBus:
 
         Raises:
             BackendUnavailableError: nobody answers.
-            BackendRefusedError: it refuses us, or would evict what we store.
+            BackendRefusedError: it refuses us, or would evict or forget what we store.
         """
         await asyncio.to_thread(self._check)
         self.slot = await asyncio.to_thread(slots.lease, self._publisher)
         self.generator = self.slot.generator()
+
+    async def open_guild(self, guild_id: str) -> None:
+        """See that a guild's data can be used; raises as :func:`open_namespace`."""
+        await asyncio.to_thread(self._publisher.open_namespace, guild_id)
 
     async def publish(self, namespace: str, frames: Sequence[Frame]) -> None:
         """Store frames; raises as :meth:`Publisher.publish`."""
@@ -157,15 +165,10 @@ class HostBus:
         link = Link(self.config, "rustic-host:check")
         try:
             link.connect()
-            info = link.call("INFO", "memory").decode()
+            check_policy(link)
+            check_durability(link, self._durability)
         finally:
             link.close()
-        policy = next((row[17:] for row in info.splitlines() if row.startswith("maxmemory_policy:")), "noeviction")
-        if policy not in SAFE_POLICIES:
-            raise BackendRefusedError(
-                f"{self.config.shown()} has maxmemory-policy {policy}, which evicts messages and state; "
-                "set it to noeviction (CONFIG SET maxmemory-policy noeviction)"
-            )
 
     async def _ask(self, awaitable: Any) -> Any:
         """A reply within :data:`ANSWER_SECONDS`: the control API must answer also when the server does not."""

@@ -49,6 +49,8 @@ class Buses:
             if config is not None:
                 self._configs[guild_id] = config
                 await self._open(stack, config)
+        for guild_id in wanted:
+            await self.of(guild_id).open_guild(guild_id)
 
     def of(self, guild_id: str) -> HostBus:
         """The bus that a guild is on."""
@@ -101,7 +103,7 @@ class Buses:
     async def _open(self, stack: AsyncExitStack, config: RedisBackendConfig) -> None:
         url = config.connection_url()
         if url not in self._by_url:
-            bus = HostBus(config, self._settings.bounds)
+            bus = HostBus(config, self._settings.bounds, self._settings.durability)
             stack.push_async_callback(bus.close)
             await bus.open()
             self._by_url[url] = bus

@@ -156,6 +156,7 @@ class EmbeddedServer:
         while True:
             if pid := self._running():
                 self.pid, self.adopted = pid, True
+                self._set_durability()
                 log.info("embedded_server_adopted", pid=pid, socket=str(self.socket))
                 return
             if pid is None and (data_fd := self._lock_data()) is not None:
@@ -166,6 +167,14 @@ class EmbeddedServer:
                 raise CannotCreateError(f"a server that does not answer has the data in {self.folder}; end it")
             time.sleep(pause)
             pause = min(pause * 2, 0.2)
+
+    def _set_durability(self) -> None:
+        """A server that another host started may have another setting."""
+        with redis_py.Redis(unix_socket_path=str(self.socket), retry=Retry(NoBackoff(), 0)) as client:
+            try:
+                client.config_set("appendfsync", self._durability)
+            except redis_py.RedisError as error:
+                raise CannotCreateError(f"the embedded server cannot be set to {self._durability}: {error}") from error
 
     def _lock_data(self) -> int | None:
         """A descriptor whose lock the server inherits and holds for as long as it, or a child of it, lives."""

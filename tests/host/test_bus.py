@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from rustic_host.errors import BackendRefusedError, BackendUnavailableError
-from rustic_host.host.bus import SAFE_POLICIES, Backlog, HostBus
+from rustic_host.host.bus import Backlog, HostBus
 from rustic_host.messaging import RedisBackendConfig
 from rustic_host.messaging.counts import Count
 from rustic_host.messaging.delivery import Result, frames_of
 from rustic_host.messaging.redis import keys
+from rustic_host.messaging.redis.opening import SAFE_POLICIES
 from tests.messaging.bus import CLIENT, Bus, forward, message
 from tests.system.servers import RedisServer
 

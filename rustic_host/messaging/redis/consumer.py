@@ -29,6 +29,7 @@ from rustic_host.messaging.delivery import Entry, Frame, Kept, Result, home_of
 from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.early import EarlySends, field_of
 from rustic_host.messaging.redis.link import Argument, Link, Script
+from rustic_host.messaging.redis.opening import check_policy, open_namespace
 from rustic_host.messaging.redis.publisher import frame_args, frame_keys
 from rustic_host.messaging.state_changes import StateChanges, Watch
 from rustic_host.telemetry.logs import get_logger
@@ -118,12 +119,16 @@ class Consumer:
         Raises:
             OwnershipLostError: after the first time, when another process owns the client now.
             GroupLostError: a group that was made once is gone.
-            BackendUnavailableError, BackendRefusedError: as :class:`~rustic_host.messaging.redis.link.Link`.
+            BackendUnavailableError, BackendRefusedError: as :class:`~rustic_host.messaging.redis.link.Link`, and at
+                the first time as :mod:`rustic_host.messaging.redis.opening`.
         """
         self._drain_wakes()
         self._link.connect()
         # Known beforehand, else the first commit would wait for the blocked read that is sent with it.
         self._link.call("SCRIPT", "LOAD", COMMIT.body)
+        if not self._claimed:
+            check_policy(self._link)
+            open_namespace(self._link, self._keys, self.namespace)
         self._end_former(self._claim())
         self.subscribe(topics)
         self._reread, self._in_hand = True, 0

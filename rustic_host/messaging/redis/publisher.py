@@ -20,12 +20,14 @@ from rustic_host.errors import (
     MessagingError,
     PublishRefusedError,
     PublishUnavailableError,
+    SchemaVersionError,
 )
 from rustic_host.messaging import counts
 from rustic_host.messaging.delivery import Frame
 from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.keys import Keys
 from rustic_host.messaging.redis.link import Argument, Link, Script
+from rustic_host.messaging.redis.opening import check_policy, open_namespace
 from rustic_host.messaging.sizes import LARGE_MESSAGE_BYTES
 from rustic_host.messaging.state_changes import StateChanges, Watch
 from rustic_host.telemetry.logs import get_logger
@@ -117,6 +119,8 @@ class Publisher:
         self._recent_bytes = 0
         self._owed = False
         self._watcher: threading.Thread | None = None
+        self._opened: set[str] = set()
+        self._policy_checked = False
         self._sent = False
         self.watch = Watch("", StateChanges())
         """Told when the connection breaks and when it is there again."""
@@ -128,9 +132,11 @@ class Publisher:
             PublishUnavailableError: the server did not answer in time; it says what is stored, what is not, and of
                 which nobody knows. Publishing the same frames again is safe.
             PublishRefusedError: the server refused; nothing of the refused call is stored.
+            SchemaVersionError: a newer version has written what is stored there; nothing is stored.
         """
         with self._turn(frames) as give_up:
             done = 0
+            self._open_for(namespace, frames, give_up)
             for run in slices(frames):
                 self._sent = False
                 try:
@@ -143,6 +149,15 @@ class Publisher:
                 self._remember(namespace, run)
                 done += len(run)
         self._watch_over()
+
+    def open_namespace(self, namespace: str) -> None:
+        """See that a namespace can be used, as the first publish to it does.
+
+        Raises:
+            BackendUnavailableError, BackendRefusedError, SchemaVersionError: as in :mod:`.opening`.
+        """
+        with self._turn() as give_up:
+            self._retried(lambda: self._open_namespace(namespace), give_up)
 
     def call(self, *command: Argument) -> object:
         """One command outside publishing, under the same deadline; it must be harmless to repeat."""
@@ -192,10 +207,28 @@ class Publisher:
         if not self._link.connected:
             self._link.connect()
             self._owed = True
+        if not self._policy_checked:
+            check_policy(self._link)
+            self._policy_checked = True
         if self._owed:  # also when the server took the connection, but no message yet
             self._resend()
             self._owed = False
         self.watch.regained()
+
+    def _open_for(self, namespace: str, frames: Sequence[Frame], give_up: float) -> None:
+        try:
+            self._retried(lambda: self._open_namespace(namespace), give_up)
+        except SchemaVersionError:
+            raise
+        except BackendUnavailableError as error:
+            raise PublishUnavailableError(str(error), *_ids(frames, 0, 0)) from error
+        except BackendRefusedError as error:
+            raise PublishRefusedError(str(error), *_ids(frames, 0, 0)) from error
+
+    def _open_namespace(self, namespace: str) -> None:
+        if namespace not in self._opened:
+            open_namespace(self._link, self.keys, namespace)
+            self._opened.add(namespace)
 
     def _resend(self) -> None:
         self._forget(confirmed_before=self._clock() - RESEND_MAX_AGE_SECONDS)

@@ -101,6 +101,7 @@ def test_one_key_of_a_wrong_type_refuses_all_topics(bus: Bus, part: str) -> None
         "counts": f"rustic-host:{bus.namespace}:count",
     }[part]
     bus.raw.set(spoilt, "mine")
+    bus.publisher().open_namespace(bus.namespace)
     before = bus.dump()
     with pytest.raises(BackendRefusedError, match=f"{spoilt} is of a wrong type; nothing stored"):
         bus.publisher().publish(bus.namespace, frames_of(message(["a", "b", "c"])))
