@@ -4,7 +4,7 @@ import logging
 
 from rustic_host.messaging.client import MessageHandler
 from rustic_host.messaging.clients.stage import Stage
-from rustic_host.messaging.delivery import Later
+from rustic_host.messaging.delivery import Failed, Later
 from rustic_host.messaging.message import Message
 from rustic_host.telemetry.logs import get_logger
 
@@ -45,7 +45,9 @@ class LoggingClient(Stage):
         except Exception as error:
             log.log(self._level, "message_failed", error=f"{type(error).__name__}: {error}", **said)
             raise
-        if isinstance(answer, Later):
+        if isinstance(answer, Failed):
+            log.log(self._level, "message_failed", error=f"{type(answer.error).__name__}: {answer.error}", **said)
+        elif isinstance(answer, Later):
             log.log(self._level, "message_put_off", seconds=round(answer.seconds, 3), **said)
         else:
             log.log(self._level, "message_handled", outcome=answer if isinstance(answer, str) else "ok", **said)

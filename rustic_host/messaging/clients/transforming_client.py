@@ -5,7 +5,7 @@ from collections.abc import Callable
 from rustic_host.errors import MessagingError
 from rustic_host.messaging.client import MessageHandler
 from rustic_host.messaging.clients.stage import FunctionStage
-from rustic_host.messaging.delivery import Later
+from rustic_host.messaging.delivery import Failed, Later
 from rustic_host.messaging.message import Message
 
 
@@ -39,6 +39,6 @@ class TransformingClient(FunctionStage[Message]):
         if not isinstance(made, Message):
             raise MessagingError(f"message {message_id} was made a {type(made).__name__}; expected a Message")
         answer = then(made.model_copy(deep=True))
-        if isinstance(answer, Later):
+        if isinstance(answer, Later | Failed):  # what failed may be tried again
             self._put_off[topic] = message_id, made
         return answer

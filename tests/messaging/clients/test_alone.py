@@ -249,6 +249,28 @@ def test_logging_says_failures_and_delays_and_hands_them_on() -> None:
     assert "message_failed" in str(events)
 
 
+def test_logging_says_that_an_agent_failed() -> None:
+    failed = Failed(ValueError("no luck"))
+    with capture_logs() as events:
+        assert LoggingClient(message_handler=lambda m: failed).notify_new_message(numbered(1)) is failed
+    assert [(each["event"], each.get("error")) for each in events][1:] == [("message_failed", "ValueError: no luck")]
+
+
+def test_a_message_of_an_agent_that_failed_is_made_once() -> None:
+    made = []
+
+    def anew(received: Message) -> Message:
+        made.append(received)
+        return received
+
+    client = TransformingClient(anew, message_handler=lambda m: Failed(ValueError("no luck")))
+    taken = numbered(1)
+    client.notify_new_message(taken)
+    client.notify_new_message(taken)
+    client.notify_new_message(numbered(2))
+    assert len(made) == 2
+
+
 def test_a_level_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="LOUD"):
         LoggingClient("LOUD")
