@@ -151,7 +151,7 @@ class ProcessContext(Sending, Generic[Payload]):
         return [message for _, message in sorted(self._sent_before().items())]
 
     def flush(self) -> list[GemstoneID]:
-        """Send at once what this handler has sent so far; returns the ids of what had not left yet.
+        """Send at once what this handler has sent so far, and return all its ids (the same ones in each run).
 
         Once: when the handler runs again for this message (after a crash, or because it failed), what it sends first,
         second … is what it sent then, ids included, and is not sent again. So it must send the same messages in the

@@ -136,14 +136,14 @@ class Sending:
         return f"{self._handler.name}|{ordinal}"
 
     def _send_early(self, first: int = 0) -> list[GemstoneID]:
-        """Send at once what is in the outbox from a place on, and has not left yet."""
+        """Send at once what is in the outbox from a place on, and has not left yet; the ids of all that is there."""
         self._require_running()
         left = [ordinal for ordinal in range(first, len(self._outbox)) if ordinal not in self._early]
         for ordinal in left:
             publish_now = partial(self._agent._client.publish_now, key=self._key(ordinal))
             self._outbox[ordinal] = sending(self._agent, self._outbox[ordinal], publish_now)
             self._early.add(ordinal)
-        return [self._outbox[ordinal].id_obj for ordinal in left]
+        return [message.id_obj for message in self._outbox[first:]]
 
     def _asking(
         self,
