@@ -71,7 +71,8 @@ class InMemoryMessagingBackend(MessagingBackend):
         self._publish(namespace, [(topic, freeze(message))])
 
     def store_copies(self, namespace: str, message: Message) -> None:
-        """Store on all topics of the message, then call their subscribers."""
+        """Store on all topics of the message, then call their subscribers; raises MessageTooLargeError before that."""
+        self.sizes.check(message)
         fields = freeze(message)
         copies = []
         for topic in dict.fromkeys(message.topic_list):
