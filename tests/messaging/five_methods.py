@@ -30,6 +30,13 @@ class FiveMethods(MessagingBackend):
         return [stored[msg_id] for msg_id in msg_ids if msg_id in stored]
 
 
+class Ending(FiveMethods):
+    """It can end a subscription too."""
+
+    def unsubscribe(self, topic: str) -> None:
+        self.handlers[topic].clear()
+
+
 class NeedsAServer(FiveMethods):
     """Its server is away."""
 

@@ -40,10 +40,10 @@ class Subscribing(RuleBasedStateMachine):
 
     @rule(name=name_of, topic=topic_of)
     def subscribe(self, name: str, topic: str) -> None:
-        if name in self.clients:
-            self.messaging.subscribe(topic, self.clients[name])
-            self.subscribed.add((name, topic))
-            self.on_subscribed(name, topic)
+        self.register(name)
+        self.messaging.subscribe(topic, self.clients[name])
+        self.subscribed.add((name, topic))
+        self.on_subscribed(name, topic)
 
     @rule(name=name_of, topic=topic_of)
     def unsubscribe(self, name: str, topic: str) -> None:
