@@ -185,10 +185,10 @@ class Bridge:
         """The bell rang: what is missing was most likely just heard. What was not may still be on its way."""
         heard, self._heard, self._heard_bytes = self._heard, {}, 0
         self._known |= heard.keys()
-        lacking = [topic for topic, missing in self._importer.missing(list(heard)).items() if missing]
+        lacking = {topic: missing for topic, missing in self._importer.missing(list(heard)).items() if missing}
         for topic in lacking:
-            self._importer.store(topic, heard[topic])
-        self._search_soon(topic for topic, missing in self._importer.missing(lacking).items() if missing > 0)
+            lacking[topic] -= self._importer.store(topic, heard[topic])
+        self._search_soon(topic for topic, missing in lacking.items() if missing > 0)
 
     def _round(self) -> None:
         """Look at all topics, whether the bell rang or not."""

@@ -34,7 +34,8 @@ def bridges_of(bus: Bus, kind: str = "") -> list[dict[str, str]]:
     return [row for row in rows if row["name"] in (f"rustic-host:bridge{kind}:{bus.namespace}",)]
 
 
-def test_what_others_publish_arrives_at_once(bus: Bus) -> None:
+def test_what_others_publish_arrives_at_once_and_is_not_searched_for(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge_module, "SEARCH_DELAY_SECONDS", 60)
     with running(bus) as bridge:
         for n in range(20):
             began = time.monotonic()
