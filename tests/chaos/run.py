@@ -96,7 +96,7 @@ def run_chaos(
             _hurt(system, report, faults, seed, kinds, say)
             system.feeder.pause()
             report.feeding_seconds = time.monotonic() - feeding
-            system.await_drained()
+            system.await_in_flight()
             say(f"     all handled after {time.monotonic() - began:.1f} s")
         except HungError as error:
             report.verdict.wrong.append(str(error))
@@ -122,6 +122,7 @@ def _hurt(
     for fault in plan(seed, kinds):
         if report.faults == faults:
             return
+        system.catch_up()
         try:
             recovery = inject(system, fault)
         except NothingInFlightError:
