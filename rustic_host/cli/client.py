@@ -64,11 +64,22 @@ class HostClient:
         status: dict[str, Any] = json.loads(self.status_json())
         return status
 
-    def publish(self, guild: str, topic: str, lines: Sequence[bytes]) -> list[int]:
+    def publish(self, guild: str, topic: str, lines: Sequence[bytes], key: str | None = None) -> list[int]:
         """Publish messages, each the JSON of an ``OutgoingItem``, and return their ids in the same order."""
         path = f"/v1/guilds/{quoted(guild)}/messages?topic={quoted(topic)}"
+        path += f"&key={quoted(key)}" if key is not None else ""
         answer = json.loads(self._call("POST", path, b"\n".join(lines)))
         return [int(id_) for id_ in answer["id_strings"]]
+
+    def request(self, guild: str, topic: str, line: bytes, seconds: float, reply_on: str | None) -> bytes:
+        """Publish a message, the JSON of an ``OutgoingItem``, and return the first reply as JSON.
+
+        Raises:
+            RemoteError: with exit code 124, when there is none in time.
+        """
+        path = f"/v1/guilds/{quoted(guild)}/requests?topic={quoted(topic)}&timeout={seconds}"
+        path += f"&reply_on={quoted(reply_on)}" if reply_on else ""
+        return self._call("POST", path, line, seconds + self._timeout)
 
     def tail(self, guild: str, topics: Sequence[str], start: str | None = None) -> Generator[bytes, None, None]:
         """Yield the messages of ``topics`` (none: all of the guild) as JSON without newline, until it is closed.
@@ -108,8 +119,8 @@ class HostClient:
         """Ask the host to stop; it goes on for as long as its agents need."""
         self._call("POST", "/v1/stop")
 
-    def _call(self, method: str, path: str, body: bytes = b"") -> bytes:
-        with closing(self._connect(self._timeout)) as connection:
+    def _call(self, method: str, path: str, body: bytes = b"", seconds: float | None = None) -> bytes:
+        with closing(self._connect(seconds or self._timeout)) as connection:
             return self._guarded(self._ask(connection, method, path, body).read)
 
     def _connect(self, timeout: float | None) -> "_UnixConnection":

@@ -41,6 +41,16 @@ class NoInputError(RusticHostError):
 @click.option("--format", "message_format", metavar="NAME", help="Format of the payload.  [default: generic_json]")
 @click.option("--priority", type=click.Choice(PRIORITIES, case_sensitive=False), help="[default: normal]")
 @click.option("--from-line", metavar="N", type=click.IntRange(min=1), default=1, help="Begin at line N of the file.")
+@click.option("--key", metavar="KEY", help="Store each line once, however often the command is repeated with KEY.")
+@click.option(
+    "--wait",
+    metavar="[SECONDS]",
+    type=click.FloatRange(min=0, min_open=True, max=86400),
+    is_flag=False,
+    flag_value=30.0,
+    help="Wait for the reply to JSON and print it; without one in time (30 s): exit code 124.",
+)
+@click.option("--reply-on", metavar="TOPIC", help="With --wait: the reply is what follows from the message on TOPIC.")
 @socket_option
 def send(
     socket: Path,
@@ -52,6 +62,9 @@ def send(
     message_format: str | None,
     priority: str | None,
     from_line: int,
+    key: str | None,
+    wait: float | None,
+    reply_on: str | None,
 ) -> None:
     """Send JSON, an object, or each line of a file as a message to TOPIC of GUILD."""
     if sum(each is not None for each in (payload, json_file, text_file)) != 1:
@@ -59,7 +72,14 @@ def send(
     options: dict[str, Any] = {"format": message_format} if message_format else {}
     if priority:
         options["priority"] = PRIORITIES.index(priority)
-    sender = Sender(partial(HostClient(socket).publish, guild, topic), options)
+    client = HostClient(socket)
+    if wait is not None or reply_on is not None:
+        if payload is None or wait is None or key is not None:
+            raise click.UsageError("--wait is for one JSON, without --key; --reply-on is for --wait")
+        reply = client.request(guild, topic, one_item(payload, options), wait, reply_on)
+        print(reply.decode())
+        return
+    sender = Sender(partial(client.publish, guild, topic, key=key), options, keyed=key is not None)
     with ExitStack() as files:
         if payload is not None:
             sender.send_one(payload)
@@ -76,9 +96,13 @@ class Sender:
     Args:
         publish: sends items and returns their ids.
         options: what every item has beside its payload.
+        keyed: whether items say which line they are: sending them again stores nothing again.
     """
 
-    def __init__(self, publish: Callable[[list[bytes]], list[int]], options: dict[str, Any]) -> None:
+    def __init__(
+        self, publish: Callable[[list[bytes]], list[int]], options: dict[str, Any], *, keyed: bool = False
+    ) -> None:
+        self._keyed = keyed
         self._publish = publish
         self._options = options
         self._stored = 0
@@ -89,12 +113,7 @@ class Sender:
 
     def send_one(self, text: str) -> None:
         """Send the payload ``text``, a JSON object."""
-        try:
-            payload = read_json(text.encode(errors="surrogateescape"))
-            item = self._item(payload or {})
-        except ValueError as error:
-            raise RequestError(f"the message is wrong: {error}") from error
-        self._store([item])
+        self._store([one_item(text, self._options_of(1))])
 
     def send_batches(self, batches: Iterable[Batch], name: str, read: _ReadPayload, from_line: int) -> None:
         """Send the lines from ``from_line`` on; whatever ends it early, the error says where to resume."""
@@ -116,7 +135,7 @@ class Sender:
         for number, line in batch:
             try:
                 payload = read(line)
-                items += [] if payload is None else [self._item(payload)]
+                items += [] if payload is None else [_item(payload, self._options_of(number))]
             except ValueError as error:
                 # What stands before the bad line is sent, so that the user can go on at that line.
                 self._store_until(items, number - 1)
@@ -139,20 +158,32 @@ class Sender:
         self._stored += len(ids)
         self._last_id = ids[-1]
 
-    def _item(self, payload: dict[str, Any]) -> bytes:
-        if not payload:
-            raise ValueError("a payload needs at least one key")
-        # Not ASCII only: it is smaller, and half a surrogate pair, which is no text, fails here and not in an agent.
-        return json.dumps({"payload": payload, **self._options}, ensure_ascii=False, allow_nan=False).encode()
+    def _options_of(self, line: int) -> dict[str, Any]:
+        return {**self._options, "line": line} if self._keyed else self._options
 
     def _stopped(self, reason: str, exit_code: int) -> RemoteError:
         perhaps = f", and perhaps some of lines {self._next} to {self._unsure_until}" if self._unsure_until else ""
-        twice = " (which may store those twice)" if self._unsure_until else ""
+        twice = " (which may store those twice)" if self._unsure_until and not self._keyed else ""
         return RemoteError(
             f"{reason}; {self._stored} messages are stored for certain{perhaps}; "
             f"resume with --from-line {self._next}{twice}",
             exit_code,
         )
+
+
+def one_item(text: str, options: dict[str, Any]) -> bytes:
+    """Return the item of one payload, the JSON object ``text``. Raises RequestError when it is none."""
+    try:
+        return _item(read_json(text.encode(errors="surrogateescape")) or {}, options)
+    except ValueError as error:
+        raise RequestError(f"the message is wrong: {error}") from error
+
+
+def _item(payload: dict[str, Any], options: dict[str, Any]) -> bytes:
+    if not payload:
+        raise ValueError("a payload needs at least one key")
+    # Not ASCII only: it is smaller, and half a surrogate pair, which is no text, fails here and not in an agent.
+    return json.dumps({"payload": payload, **options}, ensure_ascii=False, allow_nan=False).encode()
 
 
 def read_json(line: bytes) -> dict[str, Any] | None:

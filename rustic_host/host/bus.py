@@ -93,6 +93,13 @@ class HostBus:
         """Store frames; raises as :meth:`Publisher.publish`."""
         await asyncio.to_thread(self._publisher.publish, namespace, frames)
 
+    async def first_use(self, namespace: str, key: str, now_ms: int, ttl: int) -> int:
+        """When a key was first used, in Unix milliseconds: now, unless it was before; raises as :meth:`publish`."""
+        name = self.config.keys.send_key(namespace, key)
+        before = await asyncio.to_thread(self._publisher.call, "SET", name, now_ms, "NX", "GET", "EX", ttl)
+        await asyncio.to_thread(self._publisher.call, "EXPIRE", name, ttl)
+        return int(before) if isinstance(before, bytes) else now_ms
+
     async def sweep(self, namespace: str, shared: str, named: Collection[str] | None) -> Sweep:
         """Cut what is too old or too much; raises as :meth:`Janitor.sweep`. One at a time."""
         return await asyncio.to_thread(self._janitor.sweep, namespace, shared, named)

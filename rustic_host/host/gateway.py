@@ -7,16 +7,21 @@ import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 
 from rustic_host import __version__
-from rustic_host.errors import BackendUnavailableError
+from rustic_host.errors import BackendUnavailableError, RequestTimeoutError
 from rustic_host.execution.process import pss_bytes
 from rustic_host.host.bus import Backlog, Counts
+from rustic_host.host.keyed import KEPT_SECONDS, keyed_id
 from rustic_host.host.operator import Operator
 from rustic_host.host.supervisor import AgentRecord, GuildSupervisor
+from rustic_host.host.tail import STARTED
 from rustic_host.messaging import AgentTag, Message, Priority
 from rustic_host.messaging.delivery import frames_of
+from rustic_host.messaging.gemstone_id import wall_clock_ms
+from rustic_host.messaging.requests import is_reply, reply_slip, reply_topic
 from rustic_host.telemetry.logs import get_logger
 from rustic_host.telemetry.metrics import HostCollector, MetricsSnapshot, render
 from rustic_host.telemetry.tracing import get_tracer
@@ -71,12 +76,34 @@ class Gateway:
             guilds=list(guilds),
         )
 
-    async def publish(self, guild: str, topic: str, items: list[OutgoingItem]) -> list[int]:
+    async def publish(self, guild: str, topic: str, items: list[OutgoingItem], key: str | None = None) -> list[int]:
         """Publish; all items are stored when it returns."""
         self._host.supervisor(guild)
-        messages = [self._message(guild, topic, item) for item in items]
-        await self._host.buses.of(guild).publish(guild, [frame for message in messages for frame in frames_of(message)])
+        bus = self._host.buses.of(guild)
+        if key is None:
+            messages = [self._message(guild, topic, item) for item in items]
+        else:
+            first_used = await bus.first_use(guild, key, wall_clock_ms(), KEPT_SECONDS)
+            messages = [_keyed(topic, item, key, first_used) for item in items]
+        await bus.publish(guild, [frame for message in messages for frame in frames_of(message)])
         return [message.id for message in messages]
+
+    async def request(self, guild: str, topic: str, item: OutgoingItem, timeout: float, reply_on: str | None) -> bytes:
+        """Publish one item and wait for the first reply."""
+        self._host.supervisor(guild)
+        bus, message, heard_on = self._host.buses.of(guild), self._message(guild, topic, item), reply_on
+        if heard_on is None:
+            heard_on = reply_topic(SENDER.id or "")
+            message.routing_slip = reply_slip(heard_on)
+        async with aclosing(bus.tail(guild, [heard_on], None)) as heard:  # type: ignore[type-var]
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    async for body in heard:
+                        if body == STARTED:
+                            await bus.publish(guild, frames_of(message))
+                        elif _answers(body, message):
+                            return body
+        raise RequestTimeoutError(f"no reply to message {message.id} on {heard_on!r} within {timeout:g} s")
 
     async def tail(self, guild: str, topics: list[str], start: str | None) -> AsyncIterator[bytes]:
         """Counted as a subscription for as long as it is read."""
@@ -223,3 +250,19 @@ class Gateway:
             lag=lag,
             reason=self._slow(client_id) if record.status == "running" else record.reason or record.error or None,
         )
+
+
+def _keyed(topic: str, item: OutgoingItem, key: str, first_used_ms: int) -> Message:
+    """The same bytes each time: without a trace, which would be another one."""
+    priority = Priority.NORMAL if item.priority is None else Priority(item.priority)
+    new_id = keyed_id(key, item.line or 1, first_used_ms, priority)
+    thread = [item.thread, new_id.to_int()] if item.thread else []
+    return Message(new_id, sender=SENDER, topics=topic, payload=item.payload, format=item.format, thread=thread)
+
+
+def _answers(body: bytes, request: Message) -> bool:
+    try:
+        return is_reply(Message.from_json(body), request)
+    except ValueError as error:
+        log.warning("stored_entry_is_no_message", error=str(error))
+        return False

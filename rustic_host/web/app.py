@@ -17,6 +17,7 @@ from rustic_host.errors import (
     ConfigError,
     MessageError,
     RequestError,
+    RequestTimeoutError,
     RequestTooLargeError,
     RusticHostError,
     SpecError,
@@ -43,6 +44,7 @@ _HTTP_STATUS: list[tuple[type[RusticHostError], int]] = [
     (SpecError, 400),
     (ConfigError, 400),
     (BackendUnavailableError, 503),
+    (RequestTimeoutError, 504),
 ]
 # ``EX_USAGE`` of ``sysexits.h``.
 _EXIT_USAGE = 64
@@ -55,6 +57,7 @@ def control_app(host: HostInterface) -> FastAPI:
         ("GET", "/v1/host", _get_host),
         ("GET", "/v1/status", _get_status),
         ("POST", "/v1/guilds/{guild}/messages", _post_messages),
+        ("POST", "/v1/guilds/{guild}/requests", _post_request),
         ("GET", "/v1/guilds/{guild}/tail", _get_tail),
         ("POST", "/v1/stop", _post_stop),
     ]
@@ -105,15 +108,34 @@ async def _get_status(request: Request) -> Response:
     return Response(status.model_dump_json(), media_type="application/json")
 
 
-async def _post_messages(request: Request, guild: str, topic: Annotated[str, Query(min_length=1)]) -> PublishAnswer:
+async def _post_messages(
+    request: Request,
+    guild: str,
+    topic: Annotated[str, Query(min_length=1)],
+    key: Annotated[str | None, Query(min_length=1)] = None,
+) -> PublishAnswer:
     number = 0
     items: list[OutgoingItem] = []
     async for line in read_lines(request.stream()):
         number += 1
         if line.strip():
             items.append(_parse_item(line, number))
-    ids = await _host(request).publish(guild, topic, items) if items else []
+    ids = await _host(request).publish(guild, topic, items, key) if items else []
     return PublishAnswer(ids=ids, id_strings=[str(id_) for id_ in ids])
+
+
+async def _post_request(
+    request: Request,
+    guild: str,
+    topic: Annotated[str, Query(min_length=1)],
+    timeout: Annotated[float, Query(gt=0, le=86400)],
+    reply_on: Annotated[str | None, Query(min_length=1)] = None,
+) -> Response:
+    lines = [line async for line in read_lines(request.stream()) if line.strip()]
+    if len(lines) != 1:
+        raise RequestError(f"a request is one line of JSON, not {len(lines)}")
+    reply = await _host(request).request(guild, topic, _parse_item(lines[0], 1), timeout, reply_on)
+    return Response(reply, media_type="application/json")
 
 
 def _parse_item(line: bytes, number: int) -> OutgoingItem:

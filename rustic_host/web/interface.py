@@ -25,11 +25,23 @@ class HostInterface(Protocol):
     async def status(self) -> HostStatus:
         """Return the present state of the host, its guilds and their agents."""
 
-    async def publish(self, guild: str, topic: str, items: list[OutgoingItem]) -> list[int]:
+    async def publish(self, guild: str, topic: str, items: list[OutgoingItem], key: str | None = None) -> list[int]:
         """Publish ``items`` in their order and return their ids.
+
+        With a ``key`` the ids follow from it and the items' lines: publishing the same again stores nothing again.
 
         Raises:
             UnknownGuildError: no such guild runs here.
+        """
+
+    async def request(self, guild: str, topic: str, item: OutgoingItem, timeout: float, reply_on: str | None) -> bytes:
+        """Publish ``item`` and return the first reply, as JSON, within ``timeout`` seconds.
+
+        The reply comes on a private topic, or is the first message on ``reply_on`` that follows from the item.
+
+        Raises:
+            UnknownGuildError: no such guild runs here.
+            RequestTimeoutError: nobody answered in time.
         """
 
     def tail(self, guild: str, topics: list[str], start: str | None) -> AsyncIterator[bytes]:

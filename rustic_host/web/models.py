@@ -106,6 +106,8 @@ class OutgoingItem(BaseModel):
     """0 (urgent) to 7 (lowest); ``None`` is normal."""
     thread: int | None = None
     """Id of the thread that the message belongs to; ``None`` begins one."""
+    line: Annotated[int, Field(ge=1)] | None = None
+    """Number of the line that it was read from; with a key it makes the id."""
 
 
 class PublishAnswer(BaseModel):

@@ -361,3 +361,31 @@ def test_every_command_has_help(start: Start, command: str) -> None:
     assert code == 0
     assert out.startswith(f"Usage: rustic-host {command}")
     assert "--socket PATH" in out
+
+
+def test_send_waits_for_a_reply_and_prints_it(start: Start, host: FakeHost) -> None:
+    host.reply = b'{"payload":{"b":2}}'
+    sent = ["send", "g", "t", '{"a": 1}']
+    assert start.run(*sent, "--wait")[:2] == (0, '{"payload":{"b":2}}\n')
+    assert start.run(*sent, "--wait=2.5", "--reply-on", "a topic")[0] == 0
+    asked = [(topic, item.payload, seconds, on) for topic, item, seconds, on in host.requests]
+    assert asked == [("t", {"a": 1}, 30.0, None), ("t", {"a": 1}, 2.5, "a topic")]
+    host.reply = None
+    assert start.run(*sent, "--wait") == (124, "", "rustic-host: error: no reply\n")
+
+
+@pytest.mark.parametrize(
+    "options", [["--file", "-", "--wait"], ['{"a": 1}', "--reply-on", "t"], ['{"a": 1}', "--wait", "--key", "k"]]
+)
+def test_send_cannot_wait_for_several_replies(start: Start, host: FakeHost, options: list[str]) -> None:
+    code, _, err = start.run("send", "g", "t", *options)
+    assert (code, host.published) == (2, [])
+    assert "--wait is for one JSON" in err
+
+
+def test_send_with_a_key_says_which_line_each_message_is(start: Start, host: FakeHost, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text('{"a": 1}\n\n{"a": 2}\n')
+    assert start.run("send", "g", "t", "--file", str(tmp_path / "f"), "--key", "k 1")[0] == 0
+    assert start.run("send", "g", "t", '{"a": 1}', "--key", "k 1")[0] == 0
+    assert [item.line for _, item in host.published] == [1, 3, 1]
+    assert host.keys == ["k 1", "k 1"]

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rustic_host.errors import BackendUnavailableError, UnknownGuildError
+from rustic_host.errors import BackendUnavailableError, RequestTimeoutError, UnknownGuildError
 from rustic_host.web.app import control_app
 from rustic_host.web.models import AgentStatus, GuildStatus, HostInfo, HostStatus, OutgoingItem
 from rustic_host.web.serve import serve_unix
@@ -30,6 +30,9 @@ class FakeHost:
         self.pid = os.getpid()
         self.published: list[tuple[str, OutgoingItem]] = []
         self.batches: list[int] = []
+        self.keys: list[str | None] = []
+        self.requests: list[tuple[str, OutgoingItem, float, str | None]] = []
+        self.reply: bytes | None = None
         self.stored: list[bytes] = []
         self.tail_asked: tuple[list[str], str | None] | None = None
         self.tail_started = threading.Event()
@@ -67,8 +70,16 @@ class FakeHost:
         guild = GuildStatus(id="g", name="Guild G", status="running", agents=[agent], subscriptions={"t": 1})
         return HostStatus(host=info, guilds=[guild])
 
-    async def publish(self, guild: str, topic: str, items: list[OutgoingItem]) -> list[int]:
+    async def request(self, guild: str, topic: str, item: OutgoingItem, timeout: float, reply_on: str | None) -> bytes:
         self._check(guild)
+        self.requests.append((topic, item, timeout, reply_on))
+        if self.reply is None:
+            raise RequestTimeoutError("no reply")
+        return self.reply
+
+    async def publish(self, guild: str, topic: str, items: list[OutgoingItem], key: str | None = None) -> list[int]:
+        self._check(guild)
+        self.keys.append(key)
         if self.fail_publish_after is not None and len(self.published) >= self.fail_publish_after:
             raise self.publish_error
         first = 2**63 + len(self.published)

@@ -50,6 +50,10 @@ class Keys:
         """HASH of what a client's handlers sent before their end, by entry, handler and ordinal."""
         return f"{self.prefix}rustic-host:{namespace}:early:{client_id}"
 
+    def send_key(self, namespace: str, key: str) -> str:
+        """STRING, Unix milliseconds of the first use of a key of ``rustic-host send --key``, expiring."""
+        return f"{self.prefix}rustic-host:{namespace}:send:{key}"
+
     def store_pattern(self, namespace: str) -> str:
         """Matches the stores, and the channels, of all topics of a namespace."""
         literal = "".join(f"\\{c}" if c in "*?[]^\\" else c for c in self.prefix + namespace)
