@@ -51,6 +51,9 @@ class ById(Generic[T]):
         Raises:
             KeyError: it is not there.
         """
+        if self._items and self._items[0][0] is item:  # as it mostly is: ids rise, and the oldest goes
+            self._delete(0, 0)
+            return
         chunk = bisect_left(self._last, number)
         while chunk < len(self._ids):
             ids, items = self._ids[chunk], self._items[chunk]

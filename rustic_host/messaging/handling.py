@@ -66,56 +66,9 @@ class Handling:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.namespace, self.backend, self.generator = namespace, backend, generator
-        self._early: in_hand.EarlyByMessage = {}
+        self.early: in_hand.EarlyByMessage = {}
+        """Over a backend without a log."""
         self._wall_clock = wall_clock
-        self._begun: dict[tuple[str, int], int] = {}
-
-    def present(
-        self, client: Client, settle: Settle, message: Message, publish: Callable[[Message], None]
-    ) -> str | Later:
-        """Deliver a message of a backend without a log; what is given up becomes a dead letter at once.
-
-        What is sent goes out at the end, and is void with Later or a failure.
-        """
-        topic = message.topic_published_to or ""
-        if not is_for(client.id, topic, message):
-            settle(message, outcome := "filtered")
-        elif message.ttl is not None and (late := self.late(client, topic, message)):
-            outcome = self._store_letter(client, message, "expired", late)
-        else:
-            answer = self._handled(client, settle, topic, message, publish)
-            if isinstance(answer, Later):
-                return answer
-            outcome = answer
-        self.backend.count_processed(self.namespace, topic, client.id, outcome)
-        return outcome
-
-    def _handled(
-        self, client: Client, settle: Settle, topic: str, message: Message, publish: Callable[[Message], None]
-    ) -> str | Later:
-        key = client.id, id(message)
-        begun = self._begun.pop(key, 0) if self._begun else 0
-        hand = in_hand.InMemory(self, (client.id, topic, message.id), self._early)
-        token = in_hand.current.set(hand)
-        try:
-            given = message.model_copy(deep=True) if client.retry_policy.retries else message
-            answer = self.attempt(client, topic, given)
-            if isinstance(answer, Failed):
-                answer = self.judged(client, topic, begun + 1, answer, hand)
-        finally:
-            hand.ended = True
-            in_hand.current.reset(token)
-        settle(message, answer)
-        if isinstance(answer, Later):
-            if answer.failed:
-                self._begun[key] = begun + 1  # whoever holds the message presents the same object again
-            return answer
-        hand.forget()
-        for each in hand.sent:
-            publish(each)
-        if isinstance(answer, Failed):
-            return self._store_letter(client, message, answer.outcome, answer.error, begun)
-        return answer
 
     def attempt(self, client: Client, topic: str, message: Message) -> str | Later | Failed:
         """Hand the client a message that is for it; what it raises is its answer."""
@@ -152,9 +105,10 @@ class Handling:
         return MessageExpiredError(f"message {message.id} was to be delivered within {message.ttl} s")
 
     def _notified(self, client: Client, message: Message) -> str | Later | Failed:
-        without_mark(message)
+        if message.session_state is not None:
+            without_mark(message)
         if message.enrich_with_history:
-            self._enrich(message)
+            self.enrich(message)
         answer = client.notify_new_message(message)
         return answer if isinstance(answer, str | Later | Failed) else "ok"
 
@@ -174,10 +128,8 @@ class Handling:
         new_id, backend = self.generator.get_id(), type(self.backend).__name__
         return dead_letter(new_id, self.namespace, client.id, entry, message, error, backend)
 
-    def _store_letter(
-        self, client: Client, message: Message, outcome: str, error: BaseException, begun: int = 0
-    ) -> str:
-        """Of the message as it is stored: the handler may have changed its own."""
+    def store_letter(self, client: Client, message: Message, outcome: str, error: BaseException, begun: int = 0) -> str:
+        """Publish the dead letter of a message, as it is stored: the handler may have changed its own."""
         entry = Entry(message.topic_published_to or "", "", b"", begun)
         if entry.topic == DEAD_LETTER_TOPIC:
             log.error("dead_letter_not_handled", client=client.id, error=str(error))
@@ -191,7 +143,7 @@ class Handling:
             log.exception("dead_letter_not_stored", client=client.id, topic=entry.topic, message_id=message.id)
         return outcome
 
-    def _enrich(self, message: Message) -> None:
+    def enrich(self, message: Message) -> None:
         """Facts 3.7: the messages that the last history entries came from, as JSON texts in the session state."""
         entries = message.message_history[-(message.enrich_with_history or 0) :]
         found = self.backend.get_messages_by_id(self.namespace, [entry.origin for entry in entries])

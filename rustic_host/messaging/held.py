@@ -18,24 +18,25 @@ class Held(Generic[T]):
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._due: dict[str, float] = {}
+        self.due: dict[str, float] = {}
+        """When the topics that are held up are due; to look at."""
         self._items: dict[str, list[T]] = {}
         self._aside: list[tuple[float, T]] = []
 
     def __contains__(self, topic: str) -> bool:
-        return topic in self._due
+        return topic in self.due
 
     def __bool__(self) -> bool:
-        return bool(self._due or self._aside)
+        return bool(self.due or self._aside)
 
     @property
     def topics(self) -> list[str]:
         """Topics that are held up."""
-        return list(self._due)
+        return list(self.due)
 
     def hold(self, topic: str, item: T, seconds: float) -> None:
         """Hold up a topic for so long; ``item`` is its first."""
-        self._due[topic] = self._clock() + max(seconds, MIN_SECONDS)
+        self.due[topic] = self._clock() + max(seconds, MIN_SECONDS)
         self._items[topic] = [item]
 
     def follow(self, topic: str, item: T) -> None:
@@ -53,7 +54,7 @@ class Held(Generic[T]):
 
     def seconds_left(self) -> float | None:
         """Until the first is due: 0 or less when one is, None when nothing is held."""
-        times = [*self._due.values(), *(time for time, _ in self._aside)]
+        times = [*self.due.values(), *(time for time, _ in self._aside)]
         return min(times) - self._clock() if times else None
 
     def take_due(self) -> list[T]:
@@ -61,13 +62,13 @@ class Held(Generic[T]):
         now = self._clock()
         aside = sorted((pair for pair in self._aside if pair[0] <= now), key=lambda pair: pair[0])
         self._aside = [pair for pair in self._aside if pair[0] > now]
-        due = sorted((time, topic) for topic, time in self._due.items() if time <= now)
+        due = sorted((time, topic) for topic, time in self.due.items() if time <= now)
         return [item for _, item in aside] + [item for _, topic in due for item in self._take(topic)]
 
     def forget(self, topics: Iterable[str]) -> None:
         """Drop what is held of these topics."""
         for topic in topics:
-            if topic in self._due:
+            if topic in self.due:
                 self._take(topic)
 
     def clear(self) -> None:
@@ -76,5 +77,5 @@ class Held(Generic[T]):
         self._aside.clear()
 
     def _take(self, topic: str) -> list[T]:
-        del self._due[topic]
+        del self.due[topic]
         return self._items.pop(topic)

@@ -106,7 +106,7 @@ class InMemory(InHand):
     __slots__ = ("_all", "_at", "sent")
 
     def __init__(self, owner: Owner, at: tuple[str, str, int], kept: EarlyByMessage) -> None:
-        super().__init__(owner)
+        self.owner, self.ended = owner, False  # not by super(): one is made for each message and reader
         self._at, self._all = at, kept
         self.sent: list[Message] = []
 

@@ -57,7 +57,7 @@ class Inbox:
 
     def take(self, message: Message) -> None:
         """Take one message from the backend."""
-        if not self._one_at_a_time and not self._held:
+        if not (self._one_at_a_time or self._held.due):
             if isinstance(answer := self._present(message), Later):
                 self._put_off(message, answer)
             return

@@ -19,6 +19,7 @@ from rustic_host.messaging.handling import Handling, Reading, Settle, StateHolde
 from rustic_host.messaging.inbox import Inbox
 from rustic_host.messaging.message import GENERIC_JSON, Message
 from rustic_host.messaging.plain import PlainSubscriptions
+from rustic_host.messaging.presenting import Presenter
 from rustic_host.messaging.pump import Pump
 from rustic_host.messaging.reader import Reader
 from rustic_host.messaging.requests import REQUEST_SECONDS, Listener, PlainListener, Request
@@ -62,7 +63,7 @@ class MessagingInterface:
         self._changes = StateChanges()
         self.slow_at = slow_at
         self.backend.watch_publishing(Watch("", self._changes))
-        self._plain = PlainSubscriptions(self.backend, self._present)
+        self._plain = PlainSubscriptions(self.backend, self._presenter)
         self._readers: dict[str, Reader] = {}
         self._manual: set[str] = set()
         self._request_ids = GemstoneGenerator(secrets.randbelow(MACHINE_IDS))
@@ -355,8 +356,8 @@ class MessagingInterface:
         self.backend.cleanup()
         self._changes.close()
 
-    def _present(self, client: Client, settle: Settle, message: Message) -> object:
-        return self._handling.present(client, settle, message, partial(self.publish, client))
+    def _presenter(self, client: Client, settle: Settle | None = None) -> Presenter:
+        return Presenter(self._handling, client, partial(self.publish, client), settle)
 
     def _reader(self, client: Client) -> Reader | None:
         """The thread that reads for a client; None where the backend keeps no log."""

@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from rustic_host.errors import ConfigError
 from rustic_host.messaging.backend import MessagingBackend
@@ -68,17 +68,16 @@ class InMemoryMessagingBackend(MessagingBackend):
 
     def store_message(self, namespace: str, topic: str, message: Message) -> None:
         """Store, then call each subscriber."""
-        self._publish(namespace, [(topic, freeze(message))])
+        fields = freeze(message)
+        self._deliver([(self._put(namespace, topic, fields), fields)])
 
     def store_copies(self, namespace: str, message: Message) -> None:
         """Store on all topics of the message, then call their subscribers; raises MessageTooLargeError before that."""
         self.sizes.check(message)
         fields = freeze(message)
-        copies = []
-        for topic in dict.fromkeys(message.topic_list):
-            home = home_of(topic, namespace, self.shared_namespace)
-            copies.append((f"{home}:{topic}", {**fields, "topic_published_to": topic}))
-        self._publish(namespace, copies)
+        with self._store.lock:
+            stored = [self._put_copy(namespace, topic, fields) for topic in dict.fromkeys(message.topic_list)]
+        self._deliver(stored)
 
     def get_messages_for_topic(self, topic: str) -> list[Message]:
         """All, by id."""
@@ -121,22 +120,31 @@ class InMemoryMessagingBackend(MessagingBackend):
         """Exact counts by the names of :mod:`~rustic_host.messaging.counts`, of all interfaces of the process."""
         return self._store.counts(namespace)
 
-    def _publish(self, namespace: str, copies: Iterable[tuple[str, Frozen]]) -> None:
-        topics = self._store.put(namespace, copies, self._ttl, self._limit)
-        deliveries = [(topic, fields) for topic, (_, fields) in zip(topics, copies, strict=True)]
+    def _put(self, namespace: str, topic: str, fields: Frozen) -> Topic:
+        return self._store.put(namespace, topic, fields, self._ttl, self._limit)
+
+    def _put_copy(self, namespace: str, topic: str, fields: Frozen) -> Delivery:
+        home = home_of(topic, namespace, self.shared_namespace) if self.shared_namespace else namespace
+        copy = fields.copy()
+        copy["topic_published_to"] = topic
+        return self._put(home, f"{home}:{topic}", copy), copy
+
+    def _deliver(self, stored: list[Delivery]) -> None:
         if _deliveries.waiting is not None:
-            _deliveries.waiting += deliveries
+            _deliveries.waiting += stored
             return
-        waiting = _deliveries.waiting = deque(deliveries)
+        waiting = _deliveries.waiting = deque(stored)
         try:
             while waiting:
-                self._deliver(*waiting.popleft())
+                topic, fields = waiting.popleft()
+                for handler in topic.snapshot or self._store.handlers(topic):
+                    _call(handler, topic, fields)
         finally:
             _deliveries.waiting = None
 
-    def _deliver(self, topic: Topic, fields: Frozen) -> None:
-        for handler in self._store.handlers(topic):
-            try:
-                handler(hand_out(fields))
-            except Exception:
-                log.exception("subscriber_failed", topic=topic.name, message_id=fields["id"])
+
+def _call(handler: Callable[[Message], object], topic: Topic, fields: Frozen) -> None:
+    try:
+        handler(hand_out(fields))
+    except Exception:
+        log.exception("subscriber_failed", topic=topic.name, message_id=fields["id"])

@@ -72,7 +72,8 @@ class MemoryStore:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        """Held while a message is stored; who holds it stores several as one."""
         self._clock = clock
         self._topics: dict[str, Topic] = {}
         self._ids: dict[str, dict[int, Record]] = {}
@@ -81,31 +82,43 @@ class MemoryStore:
         self._forgotten: Counter[str] = Counter()  # published on topics that are no more
         self._processed: dict[str, dict[tuple[str, str, str], int]] = {}
 
-    def put(self, namespace: str, copies: Iterable[tuple[str, Frozen]], ttl: float, limit: int) -> list[Topic]:
-        """Store one message on its topics, and return these; each forgets its oldest beyond ``limit``."""
-        with self._lock:
+    def put(self, namespace: str, name: str, fields: Frozen, ttl: float, limit: int) -> Topic:
+        """Store a message on a topic, and return that; it forgets its oldest beyond ``limit``."""
+        with self.lock:
             now = self._clock()
             if self._due and self._due[0][0] <= now:
                 self._sweep(now)
-            return [self._put(namespace, name, (now + ttl, fields), limit) for name, fields in copies]
+            record = now + ttl, fields
+            topic = self._topics.get(name) or self._topic(name)
+            if not topic.watched:
+                topic.watched, topic.ids = True, self._ids.setdefault(namespace, {})
+                heappush(self._due, (record[0], next(self._numbers), topic))
+            number = fields["id"]
+            topic.by_id.add(number, record)
+            topic.arrived.append(record)
+            topic.ids[number] = record
+            topic.published += 1
+            while len(topic.arrived) > limit:
+                topic.drop_oldest()
+            return topic
 
     def handlers(self, topic: Topic) -> tuple[Handler, ...]:
         """Who hears of a message on ``topic`` now."""
         if (snapshot := topic.snapshot) is None:
-            with self._lock:
+            with self.lock:
                 snapshot = topic.snapshot = tuple(topic.handlers.values())
         return snapshot
 
     def add_handler(self, name: str, owner: Owner, handler: Handler) -> None:
         """Subscribe; an owner's earlier handler is replaced."""
-        with self._lock:
+        with self.lock:
             topic = self._topic(name)
             topic.handlers[owner] = handler
             topic.snapshot = None
 
     def remove_handler(self, name: str, owner: Owner) -> None:
         """End a subscription."""
-        with self._lock:
+        with self.lock:
             topic = self._topics.get(name)
             if topic is not None and topic.handlers.pop(owner, None) is not None:
                 topic.snapshot = None
@@ -113,7 +126,7 @@ class MemoryStore:
 
     def since(self, name: str, number: int, at_most: int | None = None) -> list[Frozen]:
         """Messages of a topic with a greater id, by id."""
-        with self._lock:
+        with self.lock:
             if (topic := self._topics.get(name)) is None:
                 return []
             topic.drop_expired(self._clock())
@@ -121,7 +134,7 @@ class MemoryStore:
 
     def with_ids(self, namespace: str, numbers: Iterable[int]) -> list[Frozen]:
         """Those that are stored; one that was stored several times, as it was stored last."""
-        with self._lock:
+        with self.lock:
             now, ids = self._clock(), self._ids.get(namespace, {})
             found = (ids.get(number) for number in numbers)
             return [record[1] for record in found if record is not None and record[0] > now]
@@ -129,32 +142,18 @@ class MemoryStore:
     def count_processed(self, namespace: str, topic: str, client_id: str, outcome: str) -> None:
         """Note that a client is done with a message of a topic (without namespace)."""
         key = topic, client_id, outcome
-        with self._lock:
+        with self.lock:
             processed = self._processed.setdefault(namespace, {})
             processed[key] = processed.get(key, 0) + 1
 
     def counts(self, namespace: str) -> dict[str, int]:
         """Exact counts of a namespace, by the names that the scripts on Redis give them."""
         mine = f"{namespace}:"
-        with self._lock:
+        with self.lock:
             published = self._forgotten + Counter({name: topic.published for name, topic in self._topics.items()})
             processed = dict(self._processed.get(namespace, ()))
         found = {names.published(name.removeprefix(mine)): n for name, n in published.items() if name.startswith(mine)}
         return found | {names.processed(*key): number for key, number in processed.items()}
-
-    def _put(self, namespace: str, name: str, record: Record, limit: int) -> Topic:
-        topic = self._topics.get(name) or self._topic(name)
-        if not topic.watched:
-            topic.watched, topic.ids = True, self._ids.setdefault(namespace, {})
-            heappush(self._due, (record[0], next(self._numbers), topic))
-        number = record[1]["id"]
-        topic.by_id.add(number, record)
-        topic.arrived.append(record)
-        topic.ids[number] = record
-        topic.published += 1
-        while len(topic.arrived) > limit:
-            topic.drop_oldest()
-        return topic
 
     def _topic(self, name: str) -> Topic:
         return self._topics.setdefault(name, Topic(name))

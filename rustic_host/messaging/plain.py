@@ -10,6 +10,7 @@ from rustic_host.messaging.handling import Settle
 from rustic_host.messaging.in_turn import in_turn
 from rustic_host.messaging.inbox import Inbox
 from rustic_host.messaging.message import Message
+from rustic_host.messaging.presenting import Presenter
 from rustic_host.messaging.published import frozen_of, hand_out
 from rustic_host.telemetry.logs import get_logger
 
@@ -23,11 +24,11 @@ class PlainSubscriptions:
 
     Args:
         backend: where topics are subscribed.
-        present: hands a client one message, and returns its answer.
+        presenter: makes what hands a client its messages, and tells the second argument what became of them.
     """
 
-    def __init__(self, backend: MessagingBackend, present: Callable[[Client, Settle, Message], object]) -> None:
-        self._backend, self._present = backend, present
+    def __init__(self, backend: MessagingBackend, presenter: Callable[[Client, Settle | None], Presenter]) -> None:
+        self._backend, self._presenter = backend, presenter
         self._lock = threading.RLock()
         self._inboxes: dict[str, Inbox] = {}
         self._takers: dict[str, dict[str, Inbox]] = {}
@@ -39,7 +40,7 @@ class PlainSubscriptions:
     def attend(self, client: Client, settle: Settle, thread: str) -> Inbox:
         """Hand a client one message at a time, in a thread of that name if it has one, and tell ``settle``."""
         with self._lock:
-            inbox = Inbox(client, partial(self._present, client, settle), exclusive=True, thread=thread)
+            inbox = Inbox(client, self._presenter(client, settle).present, exclusive=True, thread=thread)
             self._inboxes[client.id] = inbox
             return inbox
 
@@ -96,9 +97,5 @@ class PlainSubscriptions:
 
     def _inbox(self, client: Client) -> Inbox:
         if client.id not in self._inboxes:
-            self._inboxes[client.id] = Inbox(client, partial(self._present, client, _keep_nothing))
+            self._inboxes[client.id] = Inbox(client, self._presenter(client, None).present)
         return self._inboxes[client.id]
-
-
-def _keep_nothing(message: Message, answer: object) -> None:
-    return

@@ -19,10 +19,9 @@ Frozen = dict[str, Any]
 """The fields of a published message; nobody changes them, nor what they hold."""
 
 _JSON: Final = ("payload", "session_state")
-_LISTS_AND_MODELS: Final = (
-    "topics", "thread", "recipient_list", "forward_header", "routing_slip", "message_history", "origin_guild_stack",
-)  # fmt: skip
-"""With the two above, all fields whose values can be changed in place: a tag, as the sender is, cannot."""
+_DEEP: Final = ("recipient_list", "forward_header", "routing_slip", "message_history", "origin_guild_stack")
+_CHANGEABLE: Final = ("topics", "thread", *_JSON, *_DEEP)
+"""Fields whose values can be changed in place; a tag, as the sender is, cannot."""
 
 _EVERY_FIELD: Final = set(Message.model_fields)
 
@@ -52,9 +51,11 @@ def freeze(message: Message) -> Frozen:
             fields["session_state"] = _json(state, mode="json")
     except ValueError as error:  # pydantic's own among them
         raise MessageError(f"message {message.id} cannot be written: {error}") from error
-    for name in _LISTS_AND_MODELS:
-        value = fields[name]
-        if value.__class__ not in _UNCHANGEABLE:
+    fields["thread"] = [*fields["thread"]]
+    if fields["topics"].__class__ is not str:
+        fields["topics"] = [*fields["topics"]]
+    for name in _DEEP:
+        if (value := fields[name]) is not None:
             fields[name] = _copied(value) if value else []
     return fields
 
@@ -89,7 +90,7 @@ def _changeable(name: str) -> property:
     def get(message: Received) -> Any:
         fields = message.__dict__
         value = fields[name]
-        if value is message.published[name]:
+        if value is not None and value is message.published[name]:
             value = fields[name] = _copied(value)
         return value
 
@@ -99,7 +100,7 @@ def _changeable(name: str) -> property:
     return property(get, assign)
 
 
-for _name in (*_JSON, *_LISTS_AND_MODELS):
+for _name in _CHANGEABLE:
     setattr(Received, _name, _changeable(_name))
 
 _EXACT: Final = frozenset({Message, Received})
@@ -120,6 +121,12 @@ def hand_out(fields: Frozen) -> Message:
 def frozen_of(message: Message) -> Frozen:
     """Return the fields of a received message as published, whatever its reader changed; or :func:`freeze`."""
     return message.published if message.__class__ is Received else freeze(message)
+
+
+def restore(message: Message) -> None:
+    """Undo what its reader changed in a received message; any other message is left as it is."""
+    if message.__class__ is Received:
+        _set_dict(message, message.published.copy())
 
 
 def _copied(value: Any) -> Any:

@@ -1,10 +1,12 @@
 """How large a message may be, and what is said of one that is large."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from rustic_host.errors import MessageTooLargeError
+from pydantic_core import SchemaSerializer, core_schema
+
+from rustic_host.errors import MessageError, MessageTooLargeError
 from rustic_host.messaging.delivery import Frame
 from rustic_host.messaging.message import Message
 from rustic_host.telemetry.logs import get_logger
@@ -15,11 +17,10 @@ MAX_MESSAGE_BYTES = 16 << 20
 LARGE_MESSAGE_BYTES = 1 << 20
 """From here on a message is large: the document recommends payloads below 1 MB."""
 
-_CHARACTER_BYTES = 6
-"""Most bytes that a character takes in JSON: one that is written as its number."""
+ROOM_FOR_THE_REST = 16 << 10
+"""Bytes besides payload and session state that are not counted exactly; histories of some hundred steps are larger."""
 
-_NODE_BYTES = 32
-"""Most bytes of a number of 64 bits or a constant, with what separates it from the next."""
+_written: Callable[[Any], bytes] = SchemaSerializer(core_schema.any_schema()).to_json
 
 log = get_logger(__name__)
 
@@ -47,17 +48,14 @@ class SizeLimits:
                 self._large(frame.message_id, frame.topic, len(frame.body))
 
     def check(self, message: Message) -> None:
-        """As :meth:`check_frames`; the message is only written when it may be large.
+        """As :meth:`check_frames`; the whole message is only written when it may be large.
 
         Raises:
             MessageTooLargeError: it is too large.
+            MessageError: it holds what JSON cannot say.
         """
-        small = min(LARGE_MESSAGE_BYTES, self.max_bytes)
-        left = _left(message.payload, small)
-        if left >= 0 and (message.session_state is None or _left(message.session_state, left) >= 0):
-            return
-        size = len(message.to_json_bytes())
-        if size > small:
+        size, small = _size(message), min(LARGE_MESSAGE_BYTES, self.max_bytes)
+        if size + ROOM_FOR_THE_REST > small and (size := len(message.to_json_bytes())) > small:
             for topic in message.topic_list:
                 self._large(message.id, topic, size)
 
@@ -73,21 +71,10 @@ class SizeLimits:
         log.warning("large_message", topic=topic, message_id=message_id, bytes=size, hint="store it, send where it is")
 
 
-def _left(value: Any, room: int) -> int:
-    """``room`` less what ``value`` takes in JSON at most; below 0, and no exact number, when it may not fit."""
-    if isinstance(value, str):
-        return room - _CHARACTER_BYTES * len(value) - _NODE_BYTES
-    if isinstance(value, int) and value.bit_length() > 64:
-        return room - value.bit_length()
-    room -= _NODE_BYTES
-    if isinstance(value, dict):
-        for key, each in value.items():
-            room = _left(each, room - _CHARACTER_BYTES * len(key))
-            if room < 0:
-                break
-    elif isinstance(value, list):
-        for each in value:
-            room = _left(each, room)
-            if room < 0:
-                break
-    return room
+def _size(message: Message) -> int:
+    """Bytes of what makes a message large."""
+    try:
+        size = len(_written(message.payload))
+        return size if message.session_state is None else size + len(_written(message.session_state))
+    except ValueError as error:  # pydantic's own among them
+        raise MessageError(f"message {message.id} cannot be written: {error}") from error
