@@ -106,7 +106,11 @@ class InMemory(InHand):
     __slots__ = ("_all", "_at", "sent")
 
     def __init__(self, owner: Owner, at: tuple[str, str, int], kept: EarlyByMessage) -> None:
-        self.owner, self.ended = owner, False  # not by super(): one is made for each message and reader
+        self.owner, self.ended, self.requests = (
+            owner,
+            False,
+            0,
+        )  # not by super(): it is made very often
         self._at, self._all = at, kept
         self.sent: list[Message] = []
 
