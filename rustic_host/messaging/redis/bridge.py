@@ -15,10 +15,11 @@ from contextlib import suppress
 from itertools import chain
 from typing import Any
 
-from rustic_host.errors import BackendRefusedError, BackendUnavailableError
+from rustic_host.errors import BackendUnavailableError, MessagingError
 from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.importer import Importer
 from rustic_host.messaging.redis.link import Link
+from rustic_host.messaging.redis.opening import open_namespace
 from rustic_host.telemetry.logs import get_logger
 
 DEBOUNCE_SECONDS = 0.005
@@ -78,6 +79,7 @@ class Bridge:
         self.namespace = namespace
         self.error: str | None = "not connected yet"
         """Why nothing is imported at present; None when all is well."""
+        self._keys = config.keys
         self._topics, self._clock = (lambda: only) if only else topics, clock
         self._scans = not only
         patient = config.model_copy(update={"socket_timeout": min(config.socket_timeout, PING_SECONDS)})
@@ -137,7 +139,7 @@ class Bridge:
                     self._step()
             except _Closed:
                 break
-            except (BackendUnavailableError, BackendRefusedError) as error:
+            except MessagingError as error:
                 self._failed(str(error))
             except Exception as error:
                 log.exception("bridge_failed", namespace=self.namespace)
@@ -149,6 +151,7 @@ class Bridge:
         """Subscribe first, then compare: what is stored in between rings."""
         self._bell.connect()
         self._link.connect()
+        open_namespace(self._link, self._keys, self.namespace)
         self._bell.call(*self._subscribe)
         now = self._clock()
         self._round_at = self._scan_at = now

@@ -213,6 +213,16 @@ def test_a_namespace_is_no_pattern_and_a_prefix_stands_before_it(bus: Bus) -> No
     assert bus.logged() == []
 
 
+def test_a_namespace_of_a_newer_version_is_left_alone(bus: Bus) -> None:
+    bus.raw.set(PLAIN.schema_key(bus.namespace), 1000)
+    foreign.publish(bus, 1)
+    bridge = Bridge(bus.config, bus.namespace, lambda: ["t"])
+    bridge.start()
+    wait_until(lambda: "upgrade rustic-host" in str(bridge.error))
+    bridge.stop()
+    assert bus.logged() == []
+
+
 def test_two_bridges_and_a_reader(bus: Bus) -> None:
     consumer: Consumer = bus.consumer()
     with running(bus), running(bus):
