@@ -21,7 +21,7 @@ from rustic_host.guild.dependencies import (
     as_dependency,
     build_resolvers,
 )
-from rustic_host.guild.dispatch import HandleResult, Work, dispatch
+from rustic_host.guild.dispatch import HandleResult, Work, dispatch, report_unsurvived
 from rustic_host.guild.dsl import AgentSpec, BaseAgentProps, GuildSpec
 from rustic_host.guild.fixtures import AgentFixtures, Fixtures
 from rustic_host.guild.handler_loop import HandlerLoop
@@ -226,6 +226,10 @@ class Agent(Hooks, Scheduling, Generic[Props]):
         """Go back to the state and the timers that were taken last: the message in hand will be handled again."""
         self._state = self._taken_state
         self._undo_timers()
+
+    def report(self, message: Message, error: Exception) -> None:
+        """Publish an ErrorMessage about a message that the agent's process did not survive."""
+        report_unsurvived(self, message, error)
 
     def take_up_guild(self, guild_spec: GuildSpec) -> None:
         """Go by another spec of the guild from the next message on; any thread may call it."""

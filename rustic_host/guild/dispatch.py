@@ -239,6 +239,13 @@ def _report(agent: "Agent[Any]", context: ProcessContext[Any], error: BaseExcept
     publish(agent, context._unsent)
 
 
+def report_unsurvived(agent: "Agent[Any]", message: Message, error: Exception) -> None:
+    """Publish the error of a message that ended the agent's process each time: no handler will be called again."""
+    topic = message.topic_published_to or message.topic_list[0]
+    for handler in _candidates(agent, message, topic)[:1]:
+        _report(agent, ProcessContext(agent, message, handler, _slip_for(agent, message, topic)), error)
+
+
 def _worst(results: Iterable[HandleResult]) -> HandleResult:
     seen = set(results)
     if "error" in seen:

@@ -161,6 +161,9 @@ class Holder(Keeper):
     def undo(self) -> None:
         self._timers = None
 
+    def report(self, message: Message, error: Exception) -> None:
+        return
+
     def forget(self, message: Message) -> None:
         self.forgotten.append(message.id)
         self._timers = {"settled": True}
