@@ -78,3 +78,21 @@ def test_commands_that_would_lose_messages_are_nowhere(word: str) -> None:
     sources = [*Path(rustic_host.__file__).parent.rglob("*.py"), *Path(rustic_host.__file__).parent.rglob("*.lua")]
     assert len(sources) > 100
     assert [path for path in sources if re.search(rf"\b{word}\b", path.read_text())] == []
+
+
+def test_what_is_unread_is_known_after_a_restart(own_bus: Bus, own_server: RedisServer) -> None:
+    """Redis 7 forgets it, and who shows the lag would show none for an agent that is thousands behind."""
+    consumer = own_bus.consumer()
+    own_bus.publish(*range(3))
+    consumer.commit([forward(entry) for entry in consumer.read()])
+    own_bus.publish(*range(3, 10))
+    own_server.kill9()
+    own_server.start()
+    with pytest.raises(BackendUnavailableError):
+        consumer.load_state()
+    consumer.open(["t"])
+    (group,) = own_bus.raw.xinfo_groups(own_bus.log())
+    assert (group["lag"], group["pending"]) == (7, 0)
+    consumer.commit([forward(entry) for entry in consumer.read()])
+    (group,) = own_bus.raw.xinfo_groups(own_bus.log())
+    assert (group["lag"], own_bus.logged("out")) == (0, list(range(10)))
