@@ -17,6 +17,7 @@ from rustic_host.guild.dsl import BaseAgentProps
 from rustic_host.guild.routing import forward_header_for
 from rustic_host.guild.sending import new_message
 from rustic_host.messaging import AgentTag, GuildStackEntry, Message, Request
+from rustic_host.messaging.message import HISTORY_ENTRIES
 
 Props = TypeVar("Props", bound=BaseModel, default=BaseAgentProps)
 
@@ -111,7 +112,7 @@ class BoundaryAgent(Agent[Props]):
             thread=origin.thread,
             conversation_id=origin.conversation_id,
             forward_header=forward_header_for(origin),
-            message_history=[*origin.message_history, entry],
+            message_history=[*origin.message_history, entry][-HISTORY_ENTRIES:],
             ttl=origin.ttl,
             is_error_message=origin.is_error_message,
             traceparent=origin.traceparent,

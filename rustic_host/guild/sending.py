@@ -41,6 +41,7 @@ from rustic_host.messaging import (
     RoutingRule,
     RoutingSlip,
 )
+from rustic_host.messaging.message import HISTORY_ENTRIES
 
 if TYPE_CHECKING:
     from rustic_host.guild.agent import Agent
@@ -270,7 +271,7 @@ class Sending:
             conversation_id=origin.conversation_id,
             forward_header=parts.forward_header,
             routing_slip=self._slip,
-            message_history=[*origin.message_history, entry],
+            message_history=[*origin.message_history, entry][-HISTORY_ENTRIES:],
             ttl=origin.ttl,
             is_error_message=options.is_error,
             traceparent=origin.traceparent,
@@ -333,7 +334,7 @@ class Sending:
             conversation_id=origin.conversation_id,
             forward_header=forward_header,
             routing_slip=routing_slip,
-            message_history=[*before, entry],
+            message_history=[*before, entry][-HISTORY_ENTRIES:],
             ttl=ttl,
             is_error_message=is_error_message,
             traceparent=traceparent or origin.traceparent,

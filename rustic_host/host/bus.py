@@ -102,7 +102,12 @@ class HostBus:
 
     async def sweep(self, namespace: str, shared: str, named: Collection[str] | None) -> Sweep:
         """Cut what is too old or too much; raises as :meth:`Janitor.sweep`. One at a time."""
-        return await asyncio.to_thread(self._janitor.sweep, namespace, shared, named)
+
+        def sweep() -> Sweep:
+            self._janitor.claim(namespace, hold=True)
+            return self._janitor.sweep(namespace, shared, named)
+
+        return await asyncio.to_thread(sweep)
 
     async def renew_slot(self) -> None:
         """Keep the id slot; one that expired and is somebody else's is replaced, for all who share the generator."""

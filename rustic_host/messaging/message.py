@@ -22,6 +22,9 @@ from rustic_host.messaging.wire_types import Computed, JsonDict, JsonObject, Wri
 
 _EPOCH_MS: Final = float(EPOCH_MS)
 
+HISTORY_ENTRIES: Final = 256
+"""Steps of its way that a message carries at most, the last: one that goes in circles would grow without end."""
+
 GENERIC_JSON: Final = "generic_json"
 """Format of a payload that is no model, just JSON."""
 

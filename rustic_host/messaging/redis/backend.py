@@ -2,13 +2,13 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from redis import Redis
 
-from rustic_host.errors import ConfigError, MessageError
+from rustic_host.errors import ConfigError, MessageError, MessagingError
 from rustic_host.messaging.backend import MessagingBackend
 from rustic_host.messaging.delivery import Entry, Kept, Later, Result, frames_of, home_of
 from rustic_host.messaging.message import Message
@@ -18,6 +18,7 @@ from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.consumer import Consumer
 from rustic_host.messaging.redis.listener import LogListener
 from rustic_host.messaging.redis.publisher import Publisher
+from rustic_host.messaging.redis.retention import Bounds, Janitor
 from rustic_host.messaging.sizes import SizeLimits
 from rustic_host.messaging.state_changes import Watch
 from rustic_host.telemetry.logs import get_logger
@@ -36,11 +37,16 @@ class RedisMessagingBackend(MessagingBackend):
         ConfigError: a field is unknown or wrong.
     """
 
+    bounds = Bounds()
+    """How much of each topic is kept where no host runs."""
+
     def __init__(self, redis_client: RedisBackendConfig | Mapping[str, Any] | Redis) -> None:
         self.config = _config(redis_client)
         self._keys = self.config.keys
         self.sizes = SizeLimits(self.config.max_message_bytes)
-        self.publisher = Publisher(self.config, "rustic-host:publisher", deadline=self.config.publish_timeout)
+        self._janitor = Janitor(self.config, self.bounds)
+        deadline = self.config.publish_timeout
+        self.publisher = Publisher(self.config, "rustic-host:publisher", deadline=deadline, chore=self._sweep)
         self._readers: dict[tuple[str, str], _Subscriptions] = {}
         self._lock = threading.Lock()
 
@@ -104,6 +110,16 @@ class RedisMessagingBackend(MessagingBackend):
         for reader in readers:
             reader.close()
         self.publisher.close()
+        self._janitor.close()
+
+    def _sweep(self, namespaces: Collection[str]) -> None:
+        """Where no host cuts the topics, who publishes does."""
+        try:
+            for namespace in namespaces:
+                if self._janitor.claim(namespace, hold=False):
+                    self._janitor.sweep(namespace, self.shared_namespace, None)
+        except MessagingError as error:
+            log.warning("retention_not_applied", error=str(error))
 
     def load_state(self, namespace: str, client_id: str) -> tuple[int, dict[str, Any]]:
         """As of the client's last commit."""

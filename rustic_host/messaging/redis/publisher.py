@@ -9,7 +9,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import TypeVar
@@ -93,6 +93,7 @@ class Publisher:
     Args:
         config: the server.
         name: shown in ``CLIENT LIST``.
+        chore: called every :data:`PING_SECONDS` in a thread, with the namespaces that were published to.
         deadline: seconds a publish may take before it fails.
         clock: monotonic seconds.
     """
@@ -103,6 +104,7 @@ class Publisher:
         name: str,
         *,
         deadline: float = 10.0,
+        chore: Callable[[Collection[str]], None] = lambda namespaces: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         patience = min(config.socket_timeout, deadline)
@@ -111,7 +113,7 @@ class Publisher:
         limits = {"socket_timeout": patience, "socket_connect_timeout": connecting}
         self._link = Link(config.model_copy(update=limits), name)
         self._ttl = config.message_ttl
-        self._deadline = deadline
+        self._deadline, self._chore = deadline, chore
         self._clock = clock
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -255,6 +257,8 @@ class Publisher:
             elif not _hung_up(line, PING_SECONDS):
                 with self._lock:
                     self._ping()
+                    namespaces = frozenset(self._opened)
+                self._chore(namespaces)
             else:
                 delay = 0.01
 

@@ -29,6 +29,9 @@ FULL_EVERY = 12
 WARN_SHARE = 0.5
 """A client with more than this share of a topic's cap unread is warned about."""
 
+CLAIM_MS = 60_000
+"""How long a namespace counts as seen to. A host comes by more often, so where one runs its bounds are in force."""
+
 MEASURE_FROM = 16
 """Entries below which the bytes of a topic are not asked for."""
 
@@ -121,6 +124,14 @@ class Janitor:
             cut, lost, more = cut + done.cut, lost + sum(done.lost.values()), more or done.more
             known[topic] = -1 if done.more else published
         return Sweep(more, cut, lost, list(slow.values()))
+
+    def claim(self, namespace: str, *, hold: bool) -> bool:
+        """Say that a namespace is seen to; a host holds on to it, others do it when nobody has for a minute."""
+        if not self._link.connected:
+            self._link.connect()
+        only_new = [] if hold else ["NX"]
+        answer = self._link.call("SET", self._keys.sweeper_key(namespace), "1", "PX", CLAIM_MS, *only_new)
+        return answer is not None
 
     def close(self) -> None:
         """Let go of the connection."""

@@ -11,9 +11,16 @@ import pytest
 import structlog
 
 from rustic_host.errors import BackendRefusedError, BackendUnavailableError
-from rustic_host.messaging import MessagingConfig, MessagingInterface, RedisBackendConfig, SimpleClient
+from rustic_host.messaging import (
+    MessagingConfig,
+    MessagingInterface,
+    RedisBackendConfig,
+    RedisMessagingBackend,
+    SimpleClient,
+)
 from rustic_host.messaging.delivery import Result, frames_of
 from rustic_host.messaging.redis import keys, retention
+from rustic_host.messaging.redis import publisher as publisher_module
 from rustic_host.messaging.redis.retention import Bounds, Janitor, Slow
 from tests.messaging.bus import CLIENT, Bus, message, number, numbers, wait_until
 from tests.system.servers import RedisServer
@@ -404,3 +411,29 @@ def test_memory_is_flat_over_many_times_the_bound(own_bus: Bus) -> None:
 def test_memory_is_flat_over_a_long_run(own_bus: Bus) -> None:
     used = flat(own_bus, rounds=40, cap=1000)
     assert max(used[10:]) < used[5] * 1.05
+
+
+def library(bus: Bus, cap: int, monkeypatch: pytest.MonkeyPatch) -> RedisMessagingBackend:
+    monkeypatch.setattr(RedisMessagingBackend, "bounds", Bounds(entries=cap))
+    monkeypatch.setattr(publisher_module, "PING_SECONDS", 0.05)
+    return RedisMessagingBackend(bus.config)
+
+
+def test_where_no_host_runs_who_publishes_cuts(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = library(bus, 5, monkeypatch)
+    bus.publish(*range(20))
+    backend.store_copies(bus.namespace, message("t", {"n": 20}))
+    wait_until(lambda: len(bus.logged()) == 5)
+    assert 0 < bus.raw.pttl(keys.PLAIN.sweeper_key(bus.namespace)) <= retention.CLAIM_MS
+    backend.cleanup()
+
+
+def test_where_a_host_runs_its_bounds_are_in_force(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    with janitor(bus) as host:
+        assert host.claim(bus.namespace, hold=True)
+        assert host.claim(bus.namespace, hold=True)
+        with janitor(bus) as other:
+            assert not other.claim(bus.namespace, hold=False)
+            bus.raw.delete(keys.PLAIN.sweeper_key(bus.namespace))
+            assert other.claim(bus.namespace, hold=False)
+            assert not other.claim(bus.namespace, hold=False)
