@@ -15,10 +15,12 @@ from rustic_host.messaging import (
     JsonDict,
     Message,
     Priority,
+    ProcessEntry,
     RoutingDestination,
     RoutingRule,
     RoutingSlip,
 )
+from rustic_host.messaging.message import HISTORY_ENTRIES
 from tests.guild.bus import FakeClient, build, class_name, message
 from tests.guild.sample_agents import Answer, Ask, Counts, Empty, Reply, Scripted
 
@@ -191,6 +193,15 @@ def test_a_handler_can_set_and_extend_its_routes() -> None:
         ctx.send_dict({"a": 2})
 
     assert [sent.topics for sent in run(script)] == ["added", "set", "set too"]
+
+
+def test_a_message_that_goes_in_circles_carries_the_last_steps_of_its_way_only() -> None:
+    given = message()
+    given.message_history = [
+        ProcessEntry(agent=AgentTag(id="a1"), origin=n, result=n + 1, processor="p") for n in range(HISTORY_ENTRIES)
+    ]
+    (sent,) = run(lambda ctx: ctx.send_dict({"a": 1}, "fmt"), given)
+    assert [step.origin for step in sent.message_history] == [*range(1, HISTORY_ENTRIES), given.id]
 
 
 def test_direct_sends_pass_all_routes_and_carry_the_guilds() -> None:

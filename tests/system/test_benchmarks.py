@@ -23,3 +23,10 @@ def test_the_cost_of_a_bridge_is_printed_with_and_without() -> None:
     assert len(rows) == 4
     assert all(float(wall) > 0 for wall, _, _ in rows)
     assert len(re.findall(r"^  \S.* +\d+ bytes a message$", done.stdout, re.M)) == 3
+
+
+def test_retention_prints_memory_and_its_growth() -> None:
+    command = [sys.executable, "-m", "benchmarks.retention", "--entries", "50", "--rounds", "3", "--payload", "100"]
+    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=60, check=True)
+    assert len(re.findall(r"^ +[123] +[\d,]+ +[\d.]+ ", done.stdout, re.MULTILINE)) == 3
+    assert re.search(r"^growth from round 3 on: [+-][\d.]+ %$", done.stdout, re.MULTILINE)
