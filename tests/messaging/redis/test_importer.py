@@ -20,6 +20,7 @@ from rustic_host.messaging.redis.keys import PLAIN, Keys
 from rustic_host.messaging.redis.link import Link
 from tests.messaging.bus import Bus
 from tests.messaging.redis import foreign
+from tests.messaging.redis.test_retention import sweep
 from tests.system.servers import RedisServer
 
 Make = Callable[..., Importer]
@@ -213,6 +214,19 @@ def test_a_topic_that_cannot_be_imported_is_left_alone_for_a_while(bus: Bus, mak
     now[0] = 2 * WALK_SECONDS
     importer.settle("t")
     assert bus.logged() == [1]
+
+
+def test_after_a_sweep_of_retention_nothing_is_missing_and_nothing_comes_again(bus: Bus, make: Make) -> None:
+    importer = make()
+    for n in range(3):
+        bus.publish(*range(100 * n, 100 * n + 20))
+        store_foreign(bus, *range(100 * n + 20, 100 * n + 40), behind_ms=n)
+        importer.settle("t")
+        sweep(bus, entries=30)
+        assert importer.missing(["t"]) == {"t": 0}
+        assert not importer.settle("t")
+    assert importer.imported == 60
+    assert bus.raw.zcard(stored(bus)) == bus.raw.zcard(seen(bus)) < 120
 
 
 @pytest.mark.parametrize("command", ["xadd", "hincrby"])
