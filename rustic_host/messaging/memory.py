@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 from rustic_host.errors import ConfigError
 from rustic_host.messaging.backend import MessagingBackend
-from rustic_host.messaging.delivery import home_of
+from rustic_host.messaging.dead_letter import DEAD_LETTER_TOPIC, dead_letter
+from rustic_host.messaging.delivery import Entry, home_of
+from rustic_host.messaging.gemstone_id import GemstoneGenerator
 from rustic_host.messaging.memory_store import MemoryStore, Topic
 from rustic_host.messaging.message import Message
 from rustic_host.messaging.published import Frozen, freeze, hand_out
@@ -17,6 +19,8 @@ MESSAGE_TTL = 3600.0
 
 MAX_MESSAGES = 10_000
 """Messages that a topic stores: some 30 MB of small ones."""
+
+_letter_ids = GemstoneGenerator(0)  # Rustic AI's machine id for dead letters (facts 9.4)
 
 log = get_logger(__name__)
 
@@ -138,13 +142,22 @@ class InMemoryMessagingBackend(MessagingBackend):
             while waiting:
                 topic, fields = waiting.popleft()
                 for handler in topic.snapshot or self._store.handlers(topic):
-                    _call(handler, topic, fields)
+                    self._call(handler, topic, fields)
         finally:
             _deliveries.waiting = None
 
+    def _call(self, handler: Callable[[Message], object], topic: Topic, fields: Frozen) -> None:
+        try:
+            handler(hand_out(fields))
+        except Exception as error:
+            log.exception("subscriber_failed", topic=topic.name, message_id=fields["id"])
+            self._store_letter(topic.name, fields, error)
 
-def _call(handler: Callable[[Message], object], topic: Topic, fields: Frozen) -> None:
-    try:
-        handler(hand_out(fields))
-    except Exception:
-        log.exception("subscriber_failed", topic=topic.name, message_id=fields["id"])
+    def _store_letter(self, topic: str, fields: Frozen, error: Exception) -> None:
+        """Of a plain callback's failure; clients of an interface never raise here. None about a dead letter."""
+        namespace, _, bare = topic.partition(":")
+        if bare == DEAD_LETTER_TOPIC:
+            return
+        entry, name = Entry(bare, "", b""), type(self).__name__
+        letter = dead_letter(_letter_ids.get_id(), namespace, "", entry, hand_out(fields), error, name)
+        self.store_message(namespace, f"{namespace}:{DEAD_LETTER_TOPIC}", letter.published_to(DEAD_LETTER_TOPIC))

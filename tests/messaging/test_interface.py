@@ -515,6 +515,43 @@ def test_plain_callbacks_of_the_backend_are_durable_too(bus: Bus) -> None:
         RedisMessagingBackend({"unix_socket_path": "/nonexistent"}).publisher._link.connect()
 
 
+def test_a_plain_callback_that_raises_makes_a_dead_letter_in_memory() -> None:
+    def fail(received: Message) -> None:
+        received.payload["n"] = 2
+        raise ValueError("no")
+
+    backend, namespace = InMemoryMessagingBackend(), f"g{uuid4().hex}"
+    for topic in ("t", "dead_letter_queue"):
+        backend.subscribe(f"{namespace}:{topic}", fail)
+    backend.store_message(namespace, f"{namespace}:t", message("t"))
+    (letter,) = backend.get_messages_for_topic(f"{namespace}:dead_letter_queue")
+    original: Any = letter.payload["original_message"]
+    assert (letter.payload["error_type"], original["payload"]) == ("ValueError", {"n": 1})
+    assert letter.payload["delivery_backend"] == "InMemoryMessagingBackend"
+    backend.cleanup()
+
+
+def test_a_plain_callback_that_raises_makes_a_dead_letter(bus: Bus) -> None:
+    def fail(received: Message) -> None:
+        received.payload["n"] = 2
+        raise ValueError("no")
+
+    backend = RedisMessagingBackend(bus.config)
+    for topic in ("t", "dead_letter_queue"):
+        backend.subscribe(f"{bus.namespace}:{topic}", fail, "c", bus.namespace)
+    bus.publish(1)
+    bus.raw.xadd(bus.log(), {"m": b"no json"})
+    wait_until(lambda: bus.outcomes() == {"failed": 3, "quarantined": 1})
+    backend.cleanup()
+    first, second = (letter["payload"] for letter in bus.letters())
+    assert (first["error_type"], first["client_id"], first["original_message"]["payload"]) == (
+        "ValueError",
+        "c",
+        {"n": 1},
+    )
+    assert second["original_text"] == "no json"
+
+
 def test_memory_is_shared_within_the_process() -> None:
     first, second = InMemoryMessagingBackend(), InMemoryMessagingBackend()
     seen: list[int] = []

@@ -10,7 +10,9 @@ from redis import Redis
 
 from rustic_host.errors import ConfigError, MessageError, MessagingError
 from rustic_host.messaging.backend import MessagingBackend
+from rustic_host.messaging.dead_letter import DEAD_LETTER_TOPIC, dead_letter
 from rustic_host.messaging.delivery import Entry, Kept, Later, Result, frames_of, home_of
+from rustic_host.messaging.gemstone_id import GemstoneGenerator
 from rustic_host.messaging.message import Message
 from rustic_host.messaging.pump import Pump, TimeKeeper
 from rustic_host.messaging.reader import Reader
@@ -163,7 +165,11 @@ class _Subscriptions:
 
     def __init__(self, backend: RedisMessagingBackend, namespace: str, client_id: str) -> None:
         self._handlers: dict[str, Callable[[Message], object]] = {}
-        pump = backend.open_client(namespace, client_id, lambda: list(self._handlers), self._handle, _ignore, _failed)
+        self._namespace, self._client_id = namespace, client_id
+        self._ids = GemstoneGenerator(0)  # Rustic AI's machine id for dead letters (facts 9.4)
+        pump = backend.open_client(
+            namespace, client_id, lambda: list(self._handlers), self._handle, _ignore, self._failed
+        )
         self._reader = Reader(pump, client_id)
 
     def add(self, topic: str, handler: Callable[[Message], object]) -> None:
@@ -183,20 +189,26 @@ class _Subscriptions:
             return Result(entry, "lost_to_retention")
         if handler is None:
             return Result(entry, "unhandled")
+        message = None
         try:
-            handler(Message.from_json(entry.body))
-        except Exception:
+            message = Message.from_json(entry.body)
+            handler(message)
+        except Exception as error:
             log.exception("subscriber_failed", topic=entry.topic, entry=entry.entry_id)
-            return Result(entry, "failed")
+            return self._failed(entry, error, "quarantined" if message is None else "failed")
         return Result(entry, "ok")
+
+    def _failed(self, entry: Entry, error: Exception, outcome: str = "failed") -> Result:
+        """With a dead letter (but for one about a dead letter), of the message as it came."""
+        if entry.topic == DEAD_LETTER_TOPIC or entry.body is None:
+            return Result(entry, outcome)
+        message = None if outcome == "quarantined" else Message.from_json(entry.body)
+        letter = dead_letter(self._ids.get_id(), self._namespace, self._client_id, entry, message, error)
+        return Result(entry, outcome, frames_of(letter))
 
 
 def _ignore(kept: Kept) -> None:
     return
-
-
-def _failed(entry: Entry, error: Exception) -> Result:
-    return Result(entry, "failed")
 
 
 def _parsed(topic: str, members: Any) -> list[Message]:
