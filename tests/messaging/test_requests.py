@@ -244,6 +244,24 @@ def test_a_request_outlives_its_connection(bus: Bus) -> None:
     messaging.shutdown()
 
 
+def test_a_reply_is_kept_also_when_its_topic_is_trimmed(bus: Bus) -> None:
+    messaging, replies = interface_of(bus), list[Message]()
+    asked = answering(messaging, double)
+
+    def handle(given: Message) -> object:
+        replies.append(messaging.request("questions", {"n": 4}, 1.0, client=client))
+        bus.raw.delete(keys.PLAIN.topic_keys(bus.namespace, reply_topic("g1$asker")).log)
+        return Later(0.01) if len(replies) == 1 else None
+
+    client = SimpleClient("g1$asker", "Asker", handle)
+    messaging.register_client(client)
+    messaging.subscribe("work", client)
+    client.publish(message("work"))
+    wait_until(lambda: len(replies) == 2)
+    messaging.shutdown()
+    assert (replies[0], len(asked)) == (replies[1], 1)
+
+
 def test_nothing_is_left_of_a_request_but_what_was_published(bus: Bus) -> None:
     messaging = interface_of(bus)
     answering(messaging, double)
