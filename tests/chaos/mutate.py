@@ -98,7 +98,6 @@ MUTATIONS = (
         "a publish that failed is taken for done",
         ((PUBLISHER, GIVE_UP, TAKEN_FOR_DONE + GIVE_UP),),
         (PUBLISHER_TESTS,),
-        ("cut_request", "server_kill"),
     ),
     Mutation(
         "a torn file is not mended",
