@@ -94,9 +94,13 @@ class AgentWrapper:
         state: dict[str, Any] = kept.get(GUILD_STATE_KEY, {})
         return state
 
+    def _client_class(self) -> tuple[type[Client], dict[str, Any]]:
+        """And what it is made with."""
+        spec = self._guild_spec
+        return GuildHelper.get_messaging_client(spec), GuildHelper.get_messaging_client_properties(spec)
+
     def _client(self, id: str, name: str, handler: Any) -> Client:
-        client_type = GuildHelper.get_messaging_client(self._guild_spec)
-        properties = GuildHelper.get_messaging_client_properties(self._guild_spec)
+        client_type, properties = self._client_class()
         self.client = make_client(client_type, properties, id, name, handler)
         self.client.retry_policy = retry_policy(self._agent_spec.qos)
         self.messaging.register_client(self.client, threaded=False)

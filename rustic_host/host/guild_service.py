@@ -18,7 +18,7 @@ from rustic_host.guild.environment import guild_properties, ignored_settings
 from rustic_host.guild.messages import format_of
 from rustic_host.guild.sending import new_message
 from rustic_host.guild.topics import GuildTopics
-from rustic_host.messaging import GemstoneGenerator, JsonDict, MessagingConfig
+from rustic_host.messaging import Client, GemstoneGenerator, JsonDict, MessageTrackingClient, MessagingConfig
 from rustic_host.messaging.delivery import Frame, frames_of
 from rustic_host.telemetry.logs import get_logger
 
@@ -198,6 +198,10 @@ class _ManagerWrapper(AgentWrapper):
 
     control: GuildService
     started_at: float
+
+    def _client_class(self) -> tuple[type[Client], dict[str, Any]]:
+        """The guild's may be in a module of its agents, which the host never imports."""
+        return MessageTrackingClient, {}
 
     def initialize(self) -> None:
         super().initialize()

@@ -5,7 +5,6 @@ a rule closes.
 """
 
 import json
-import os
 import secrets
 import threading
 import time
@@ -26,11 +25,13 @@ from rustic_host.errors import (
 )
 from rustic_host.messaging import counts
 from rustic_host.messaging.delivery import Entry, Frame, Kept, Result, home_of
+from rustic_host.messaging.redis.attempts import Attempts, attempt_field
 from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.early import EarlySends, field_of
 from rustic_host.messaging.redis.link import Argument, Link, Script
 from rustic_host.messaging.redis.opening import check_policy, open_namespace
 from rustic_host.messaging.redis.publisher import frame_args, frame_keys
+from rustic_host.messaging.redis.wakes import Wakes
 from rustic_host.messaging.state_changes import StateChanges, Watch
 from rustic_host.telemetry.logs import get_logger
 
@@ -102,14 +103,13 @@ class Consumer:
         self._topics: dict[bytes, str] = {}
         self._reread = True
         self._suspects = False
-        self._begun: dict[tuple[str, str], int] = {}
+        self._attempts = Attempts()
         self._in_hand = 0
         self._connection: Argument = 0
         self._checked_at = clock()
         self._version = 0
         self._timers: dict[str, Any] = {}
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._closed = False
+        self._wakes = Wakes()
 
     def open(self, topics: Sequence[str]) -> None:
         """Connect, become the owner, end the former owner's connection, and have a group in every topic's log.
@@ -122,7 +122,7 @@ class Consumer:
             BackendUnavailableError, BackendRefusedError: as :class:`~rustic_host.messaging.redis.link.Link`, and at
                 the first time as :mod:`rustic_host.messaging.redis.opening`.
         """
-        self._drain_wakes()
+        self._wakes.drain()
         self._link.connect()
         # Known beforehand, else the first commit would wait for the blocked read that is sent with it.
         self._link.call("SCRIPT", "LOAD", COMMIT.body)
@@ -228,26 +228,18 @@ class Consumer:
 
     def begin_attempt(self, entry: Entry, number: int) -> None:
         """Store that attempt ``number`` begins; raises as :meth:`read`. The commit of the entry deletes it."""
-        args: list[Argument] = [self._token, _attempt_field(entry), number]
+        args: list[Argument] = [self._token, attempt_field(entry), number]
         self._checked(self._link.run(ATTEMPT, [self._client_key], args))
-        self._begun[entry.topic, entry.entry_id] = number
+        self._attempts.note(entry, number)
 
     def wake(self) -> None:
         """End a waiting :meth:`read` early; safe in a signal handler and from any thread."""
-        if self._closed:
-            return
-        try:
-            os.write(self._wake_write, b"w")
-        except BlockingIOError:
-            return  # the pipe is full of wakes already
+        self._wakes.wake()
 
     def close(self) -> None:
         """Drop the connection; what is in hand stays pending."""
         self._link.close()
-        if not self._closed:  # the numbers may be somebody else's by now
-            self._closed = True
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+        self._wakes.close()
 
     def _claim(self) -> bytes:
         """Become the owner; returns the connection of the reader before, if there was one."""
@@ -321,10 +313,10 @@ class Consumer:
     def _read_reply(self) -> Any:
         """The blocked read's reply; None when woken, which ends the read by dropping its connection."""
         patience = BLOCK_SECONDS + GRACE_SECONDS
-        if self._link.wait(patience, self._wake_read):
+        if self._link.wait(patience, self._wakes.readable):
             return self._receive_entries()
         self._link.close()
-        if not self._drain_wakes():
+        if not self._wakes.drain():
             raise BackendUnavailableError(f"{self._link.where}: no answer within {patience:.0f} s")
         return None
 
@@ -341,14 +333,8 @@ class Consumer:
             helper.close()
 
     def _wait_for_topics(self, seconds: float) -> None:
-        if self._link.wait(seconds, self._wake_read) or self._drain_wakes():
+        if self._link.wait(seconds, self._wakes.readable) or self._wakes.drain():
             self._link.close()
-
-    def _drain_wakes(self) -> bool:
-        try:
-            return bool(os.read(self._wake_read, 4096))
-        except BlockingIOError:
-            return False
 
     def _receive_entries(self) -> Any:
         """A read's reply. A group that is gone is made again, or refused by its mark (A4, B6)."""
@@ -363,12 +349,13 @@ class Consumer:
     def _read_pending(self, wait: float | None, held: Collection[str]) -> list[Entry]:
         """All that is pending, page by page, then new messages may be read again (A3: pending before new)."""
         entries: list[Entry] = []
-        self._early.load(self._early_fields())
-        self._load_begun()
+        # Before the pending entries: so none of an entry that is delivered meanwhile is taken for an orphan.
+        self._early.load(self._fields(self._early_key))
+        self._attempts.load(self._fields(self._client_key))
         for topic, log in self._logs.items():
             last = "0"
             while page := self._page(log, last):
-                entries += (self._seen_before(_entry(topic, row)) for row in page)
+                entries += (self._attempts.seen_before(_entry(topic, row), by_another=self._suspects) for row in page)
                 last = page[-1][0].decode()
         if orphans := self._early.take_orphans(self._logs, entries):
             self._link.call("HDEL", self._early_key, *orphans)
@@ -377,21 +364,8 @@ class Consumer:
         self._checked_at = self._clock()
         return sorted(entries, key=_arrival) if entries else self.read(wait=wait, held=held)
 
-    def _load_begun(self) -> None:
-        stored = self._link.call("HGETALL", self._client_key)
-        names = {name: int(value) for name, value in zip(stored[::2], stored[1::2], strict=True) if name[:4] == b"try:"}
-        fields = (name.decode().removeprefix("try:").rpartition(":") for name in names)
-        self._begun = {(topic, entry_id): n for (topic, _, entry_id), n in zip(fields, names.values(), strict=True)}
-
-    def _seen_before(self, entry: Entry) -> Entry:
-        """With its attempts; what a reader that is gone had in hand counts as begun once, whether it was or not."""
-        begun = self._begun.get((entry.topic, entry.entry_id), 0)
-        suspect = self._suspects and not begun
-        return entry._replace(begun=begun or int(suspect), suspect=suspect)
-
-    def _early_fields(self) -> dict[bytes, bytes]:
-        """Read before the pending entries: so none of an entry that is delivered meanwhile is taken for an orphan."""
-        flat = self._link.call("HGETALL", self._early_key)
+    def _fields(self, key: str) -> dict[bytes, bytes]:
+        flat = self._link.call("HGETALL", key)
         return dict(zip(flat[::2], flat[1::2], strict=True))
 
     def _page(self, log: str, after: str) -> list[Any]:
@@ -432,7 +406,7 @@ class Consumer:
         script_keys: list[Argument] = [*self._own_keys()]
         script_keys += (self._log(topic) for topic in logs)
         outputs: list[Argument] = []
-        tried = [_attempt_field(r.entry) for r in results if (r.entry.topic, r.entry.entry_id) in self._begun]
+        tried = [attempt_field(r.entry) for r in results if self._attempts.known(r.entry)]
         state: dict[str, Any] | None = None
         timers: dict[str, Any] | None = None
         changes = 0
@@ -467,7 +441,7 @@ class Consumer:
         self._in_hand -= len(results)
         for result in results:
             self._early.forget(result.entry)
-            self._begun.pop(result.entry[:2], None)
+            self._attempts.forget(result.entry)
 
     def _log(self, topic: str) -> str:
         return self._keys.topic_keys(home_of(topic, self.namespace, self._shared), topic).log
@@ -492,10 +466,6 @@ class Consumer:
         if why == "acl":
             raise BackendRefusedError(f"{self._link.where}: its user may not {detail[1].decode()}; nothing was done")
         raise BackendRefusedError(f"{self._link.where}: {why}: {detail[1].decode()}")
-
-
-def _attempt_field(entry: Entry) -> str:
-    return f"try:{entry.topic}:{entry.entry_id}"
 
 
 def _block(wait: float | None) -> float:
