@@ -109,6 +109,7 @@ class Pump:
         self._order = order
         self._watch = watch or Watch("", StateChanges())
         self._held = Held[Entry](clock)
+        self._failed: dict[tuple[str, str], int] = {}
         self._alone = self._refused = False
         self._uncommitted: list[Result] = []
         self._interruption: OwnershipLostError | CommitRefusedError | BackendUnavailableError | None = None
@@ -258,6 +259,8 @@ class Pump:
 
         A held topic brings nothing new: when it does bring something, all that is pending has been read again.
         """
+        if self._failed:  # what is pending may have been read again
+            entries = [self._with_attempts(entry) for entry in entries]
         if self._held:
             self._held.forget({entry.topic for entry in entries})
             aside = {entry[:2] for entry in self._held.aside}  # it comes again when all that is pending is read again
@@ -335,11 +338,16 @@ class Pump:
         if isinstance(result, Later):
             self._put_off(entry, result)
             return None
+        self._failed.pop((entry.topic, entry.entry_id), None)
         return result
+
+    def _with_attempts(self, entry: Entry) -> Entry:
+        return entry._replace(begun=max(entry.begun, self._failed.get((entry.topic, entry.entry_id), 0)))
 
     def _put_off(self, entry: Entry, answer: Later) -> None:
         if answer.failed:
             entry = entry._replace(begun=entry.begun + 1)
+            self._failed[entry.topic, entry.entry_id] = entry.begun
         if answer.holds:
             self._held.hold(entry.topic, entry, answer.seconds)
         else:

@@ -128,6 +128,22 @@ def test_what_is_set_aside_is_handled_once_when_pending_is_read_again(bus: Bus) 
     assert sorted(done) == [0, 1]
 
 
+def test_attempts_are_counted_on_when_pending_is_read_again(bus: Bus) -> None:
+    tried: list[Any] = []
+
+    def handle(received: Message, client: SimpleClient) -> None:
+        tried.append(received.payload["n"])
+        raise ValueError("never")
+
+    bus.publish(0)
+    with reading(bus, handle, RetryPolicy(3)) as messaging:
+        wait_until(lambda: len(tried) == 1)
+        (client,) = messaging.clients.values()
+        messaging.subscribe("u", client)  # reads all that is pending again
+        wait_until(lambda: bool(bus.letters()))
+    assert tried == [0] * 4
+
+
 class Crashing:
     """Readers of one client, each of which is dropped without a commit when its handler says that the process ends."""
 
