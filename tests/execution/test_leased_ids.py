@@ -11,7 +11,7 @@ from rustic_host.messaging.redis.slots import Slot
 class Leases:
     """Something is due at once, and then nothing."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, lost: Any) -> None:
         self.due, self.renewed = 0.0, threading.Event()
         self.said: list[Any] = []
 

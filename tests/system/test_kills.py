@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -168,8 +169,8 @@ class Ender(Agent):
 """
 
 
-def ender(folder: Path, ending: str) -> Path:
-    agent = {"id": "e", "name": "Ender", "description": "-", "class_name": "guild_agents.Ender"}
+def ender(folder: Path, ending: str, **fields: Any) -> Path:
+    agent = {"id": "e", "name": "Ender", "description": "-", "class_name": "guild_agents.Ender", **fields}
     route = {"agent": {"name": "Ender"}, "destination": {"topics": "out"}}
     spec = {"id": "endings", "name": "Endings", "description": "-", "agents": [agent], "routes": {"steps": [route]}}
     return written_guild(folder, spec, ENDINGS.replace("ENDING", ending))
@@ -208,7 +209,7 @@ def test_an_agent_that_ends_its_process_loses_and_doubles_nothing(tmp_path: Path
 
 
 def test_an_agent_that_raises_goes_on(tmp_path: Path) -> None:
-    with demo_host([ender(tmp_path, "raise RuntimeError('not today')")]) as host:
+    with demo_host([ender(tmp_path, "raise RuntimeError('not today')", qos={"retry_count": 0})]) as host:
         host.start()
         send_numbers(host, 1, 2, 3)
         assert 3 in numbers_out(host)
