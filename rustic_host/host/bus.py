@@ -23,6 +23,7 @@ from rustic_host.messaging.redis.link import Link
 from rustic_host.messaging.redis.opening import check_durability, check_policy
 from rustic_host.messaging.redis.positions import Positions
 from rustic_host.messaging.redis.publisher import Publisher
+from rustic_host.messaging.redis.readers import topics_read
 from rustic_host.messaging.redis.retention import Bounds, Janitor, Sweep
 from rustic_host.telemetry.logs import get_logger
 
@@ -146,6 +147,10 @@ class HostBus:
                 continue
             found += [Backlog(topic, group["name"].decode(), _entries(group, length)) for group in groups]
         return found
+
+    async def readers(self, namespace: str) -> dict[str, list[str]]:
+        """Topics by client id, of everyone who reads durably now; raises as :func:`topics_read`."""
+        return await asyncio.to_thread(topics_read, self._operator, namespace)
 
     def tail(self, namespace: str, topics: Sequence[str], start: str | None) -> AsyncIterator[bytes]:
         """Messages of topics as they are stored; see :class:`rustic_host.host.tail.Tail`."""

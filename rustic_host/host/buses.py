@@ -20,9 +20,12 @@ from rustic_host.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 
+_Used = tuple[str, str, float | None]
+"""A server's URL, and what of its settings the host has to heed: key prefix and retention."""
+
 
 class Buses:
-    """One :class:`HostBus` for each distinct server.
+    """One :class:`HostBus` for each distinct server, and way of using it.
 
     A guild lives on the server of the settings (``--redis``); else on the one that its own properties, or Rustic AI's
     environment, name; else on one that the host runs.
@@ -35,7 +38,7 @@ class Buses:
     def __init__(self, settings: Settings, runtime: Path) -> None:
         self._settings, self._runtime = settings, runtime
         self._configs: dict[str, RedisBackendConfig] = {}
-        self._by_url: dict[str, HostBus] = {}
+        self._buses: dict[_Used, HostBus] = {}
         self._own: RedisBackendConfig | None = None
 
     async def open(self, stack: AsyncExitStack, guilds: Iterable[GuildSpec]) -> None:
@@ -54,7 +57,7 @@ class Buses:
 
     def of(self, guild_id: str) -> HostBus:
         """The bus that a guild is on."""
-        return self._by_url[self._configs[guild_id].connection_url()]
+        return self._buses[_used(self._configs[guild_id])]
 
     def config(self, guild_id: str) -> RedisBackendConfig:
         """The server that a guild is on, as the guild is to use it."""
@@ -75,11 +78,11 @@ class Buses:
 
     def shown(self) -> str:
         """The servers, without passwords."""
-        return ", ".join(bus.config.shown() for bus in self._by_url.values())
+        return ", ".join(dict.fromkeys(bus.config.shown() for bus in self._buses.values()))
 
     async def renew_slots(self) -> None:
         """Keep the id slots; what fails is tried again the next time."""
-        for bus in self._by_url.values():
+        for bus in self._buses.values():
             try:
                 await bus.renew_slot()
             except RusticHostError as error:
@@ -101,12 +104,16 @@ class Buses:
         return RedisBackendConfig(unix_socket_path=own.socket)
 
     async def _open(self, stack: AsyncExitStack, config: RedisBackendConfig) -> None:
-        url = config.connection_url()
-        if url not in self._by_url:
+        used = _used(config)
+        if used not in self._buses:
             bus = HostBus(config, self._settings.bounds, self._settings.durability)
             stack.push_async_callback(bus.close)
             await bus.open()
-            self._by_url[url] = bus
+            self._buses[used] = bus
+
+
+def _used(config: RedisBackendConfig) -> _Used:
+    return config.connection_url(), config.key_prefix, config.retention
 
 
 def _redis_at(url: str) -> RedisBackendConfig:

@@ -11,7 +11,7 @@ from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 
 from rustic_host import __version__
-from rustic_host.errors import BackendUnavailableError, RequestTimeoutError
+from rustic_host.errors import BackendRefusedError, BackendUnavailableError, RequestTimeoutError
 from rustic_host.execution.process import pss_bytes
 from rustic_host.host.bus import Backlog, Counts
 from rustic_host.host.keyed import KEPT_SECONDS, keyed_id
@@ -148,7 +148,11 @@ class Gateway:
             imported=imported,
             large=large,
             processed=processed,
-            subscriptions=self._subscriptions(),
+            subscriptions={
+                (guild, topic): n
+                for guild in self._host.supervisors
+                for topic, n in (await self._subscriptions(guild)).items()
+            },
             dead_letters=letters,
             agent_up={(guild, r.spec.name): int(r.status == "running") for guild, r in self._records()},
             bridge_up={(guild,): int(interop.error is None) for guild, interop in self._host.interop.items()},
@@ -168,16 +172,20 @@ class Gateway:
         supervisors = self._host.supervisors.items()
         return [(guild, record) for guild, supervisor in supervisors for record in supervisor.agents.values()]
 
-    def _subscriptions(self) -> dict[tuple[str, str], int]:
-        live: Counter[tuple[str, str]] = Counter(
-            (guild, topic) for guild, record in self._records() for topic in record.topics
-        )
-        live.update(
-            (guild, topic)
-            for guild, supervisor in self._host.supervisors.items()
-            for topic in supervisor.service.topics
-        )
-        return dict(live + self._tails)
+    async def _subscriptions(self, guild: str) -> dict[str, int]:
+        """By topic: of the guild's own agents, of other processes that are there, and of those that tail."""
+        supervisor = self._host.supervisors[guild]
+        readers = {**await self._readers(guild), supervisor.service.client_id: supervisor.service.topics}
+        readers |= {f"{guild}${record.spec.id}": record.topics for record in supervisor.agents.values()}
+        live = Counter(topic for topics in readers.values() for topic in topics)
+        return dict(live + Counter({topic: n for (of, topic), n in self._tails.items() if of == guild}))
+
+    async def _readers(self, guild: str) -> dict[str, list[str]]:
+        try:
+            return await self._host.buses.of(guild).readers(guild)
+        except (BackendUnavailableError, BackendRefusedError) as error:
+            log.warning("only_own_subscriptions_known", guild=guild, error=str(error))
+            return {}
 
     def _message(self, guild: str, topic: str, item: OutgoingItem) -> Message:
         priority = Priority.NORMAL if item.priority is None else Priority(item.priority)
@@ -211,13 +219,12 @@ class Gateway:
         ]
         interop = self._host.interop.get(guild)
         imported = None if handled is None else sum(n for count, n in handled.items() if count.kind == "imported")
-        mine = {topic: n for (owner, topic), n in self._subscriptions().items() if owner == guild and n}
         return GuildStatus(
             id=guild,
             name=supervisor.spec.name,
             status=supervisor.status,
             agents=agents,
-            subscriptions=mine,
+            subscriptions=await self._subscriptions(guild),
             dead_letters=dead_letters,
             interop=InteropStatus(imported=imported, error=interop.error) if interop else None,
         )

@@ -94,6 +94,10 @@ class MessagingBackend(ABC):
         """What was counted, by the names of :mod:`~rustic_host.messaging.counts`; nothing where that is not offered."""
         return {}
 
+    def subscribers(self, namespace: str) -> dict[str, list[str]]:
+        """Topics (without namespace) by client id, of all processes; nothing where the backend does not know."""
+        return {}
+
     def load_state(self, namespace: str, client_id: str) -> tuple[int, dict[str, Any]]:
         """Version and state of what a client keeps; 0 and nothing where none is stored."""
         return 0, {}

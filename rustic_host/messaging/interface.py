@@ -280,6 +280,17 @@ class MessagingInterface:
         """Client ids by topic of the shared namespace, to look at; topics carry that namespace."""
         return self._subscribers(shared=True)
 
+    def subscribers_everywhere(self) -> dict[str, set[str]]:
+        """Client ids by topic, those of other processes that are there included; topics carry their namespace.
+
+        Raises as reading stored messages does, where the backend has to be asked.
+        """
+        found = {**self.subscribers, **self.shared_subscribers}
+        for client_id, topics in self.backend.subscribers(self.namespace).items():
+            for topic in topics:
+                found.setdefault(self._full(topic), set()).add(client_id)
+        return found
+
     @property
     def backend_subscriptions(self) -> dict[str, int]:
         """How often the backend is subscribed to each topic, to look at; topics carry their namespace.

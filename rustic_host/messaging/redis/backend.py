@@ -20,6 +20,7 @@ from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.consumer import Consumer
 from rustic_host.messaging.redis.listener import LogListener
 from rustic_host.messaging.redis.publisher import Publisher
+from rustic_host.messaging.redis.readers import topics_read
 from rustic_host.messaging.redis.retention import Bounds, Janitor
 from rustic_host.messaging.sizes import SizeLimits
 from rustic_host.messaging.state_changes import Watch
@@ -122,6 +123,10 @@ class RedisMessagingBackend(MessagingBackend):
                     self._janitor.sweep(namespace, self.shared_namespace, None)
         except MessagingError as error:
             log.warning("retention_not_applied", error=str(error))
+
+    def subscribers(self, namespace: str) -> dict[str, list[str]]:
+        """Topics by client id: who reads durably now; a process that was killed is gone within 15 s."""
+        return topics_read(self.publisher, namespace)
 
     def load_state(self, namespace: str, client_id: str) -> tuple[int, dict[str, Any]]:
         """As of the client's last commit."""

@@ -45,7 +45,7 @@ class RedisBackendConfig(BaseModel):
     """Before the name of every key and channel; Rustic AI has none, and is not heard where there is one."""
     message_ttl: int = Field(default_factory=lambda: _ttl_from(os.environ), ge=1)
     retention: float | None = Field(default=None, gt=0)
-    """Seconds that a message is kept in its topic; None for ever."""
+    """Seconds that a message is kept in its topic; None for as long as the host, or the library, has it by default."""
     publish_timeout: float = Field(default=10, gt=0)
     """Seconds that publishing waits for the server before it fails."""
     max_message_bytes: int = Field(default=MAX_MESSAGE_BYTES, ge=1)

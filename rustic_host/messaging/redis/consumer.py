@@ -31,6 +31,7 @@ from rustic_host.messaging.redis.early import EarlySends, field_of
 from rustic_host.messaging.redis.link import Argument, Link, Script
 from rustic_host.messaging.redis.opening import check_policy, open_namespace
 from rustic_host.messaging.redis.publisher import frame_args, frame_keys
+from rustic_host.messaging.redis.readers import said_of_reader
 from rustic_host.messaging.redis.wakes import Wakes
 from rustic_host.messaging.state_changes import StateChanges, Watch
 from rustic_host.telemetry.logs import get_logger
@@ -136,9 +137,9 @@ class Consumer:
     def subscribe(self, topics: Sequence[str]) -> None:
         """Read these topics, and no others, from now on; in force when it returns."""
         logs = {topic: self._log(topic) for topic in topics}
-        if logs:
-            args = [self._token, self.client_id, self._start]
-            self._checked(self._link.run(SUBSCRIBE, [self._client_key, *logs.values()], args))
+        args: list[Argument] = [self._token, self.client_id, self._start, said_of_reader(self._connection, logs)]
+        own = self._client_key, self._keys.readers_key(self.namespace)
+        self._checked(self._link.run(SUBSCRIBE, [*own, *logs.values()], args))
         self._logs, self._topics = logs, {log.encode(): topic for topic, log in logs.items()}
         self._reread = True
 

@@ -50,6 +50,10 @@ class Keys:
         """HASH of what a client's handlers sent before their end, by entry, handler and ordinal."""
         return f"{self.prefix}rustic-host:{namespace}:early:{client_id}"
 
+    def readers_key(self, namespace: str) -> str:
+        """HASH, client id -> JSON ``{"connection": <Redis client id>, "logs": {<topic>: <log>}}`` of who reads what."""
+        return f"{self.prefix}rustic-host:{namespace}:readers"
+
     def send_key(self, namespace: str, key: str) -> str:
         """STRING, Unix milliseconds of the first use of a key of ``rustic-host send --key``, expiring."""
         return f"{self.prefix}rustic-host:{namespace}:send:{key}"

@@ -80,14 +80,15 @@ class Janitor:
     """Cuts the topics of namespaces on one server.
 
     Args:
-        config: the server.
+        config: the server; its ``retention`` wins over the bound of age.
         bounds: how much is kept.
         now: seconds since the Unix epoch; None asks the server.
     """
 
     def __init__(self, config: RedisBackendConfig, bounds: Bounds, *, now: Callable[[], float] | None = None) -> None:
         self._link = Link(config, "rustic-host:janitor")
-        self._keys, self._bounds, self._now = config.keys, bounds, now
+        self._keys, self._now = config.keys, now
+        self._bounds = bounds._replace(age_seconds=config.retention) if config.retention else bounds
         self._looked_at: dict[str, dict[str, int]] = {}
         self._slow: dict[str, dict[tuple[str, str], Slow]] = {}
         self._turns: dict[str, int] = {}
@@ -194,7 +195,7 @@ class Janitor:
             if client_id in named:
                 continue
             script_keys: list[Argument] = [job.keys.log, self._keys.client_key(namespace, client_id)]
-            script_keys.append(self._keys.early_key(namespace, client_id))
+            script_keys += (self._keys.early_key(namespace, client_id), self._keys.readers_key(namespace))
             if self._link.run(EXPIRE, script_keys, [client_id, limit]):
                 log.warning(
                     "client_expired",

@@ -1,7 +1,7 @@
 -- End the group of a client that has not read for long; it may have come back since that was seen, so look again.
 --
 -- KEYS[1]  STREAM  the log   KEYS[2]  HASH  the client: marks 'group:<log>'
--- KEYS[3]  HASH  what it sent early
+-- KEYS[3]  HASH  what it sent early   KEYS[4]  HASH  who reads what, by client
 -- ARGV[1]  group   ARGV[2]  how long nobody may have asked for its messages, ms
 --
 -- Returns 1, or 0 when it was read from lately, or never: its age is not known then.
@@ -18,4 +18,5 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
   if string.sub(field, 1, 6) == 'group:' then return 1 end
 end
 redis.call('DEL', KEYS[2], KEYS[3])
+redis.call('HDEL', KEYS[4], ARGV[1])
 return 1

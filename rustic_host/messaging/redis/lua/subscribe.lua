@@ -2,8 +2,10 @@
 -- group is made at its start) from one whose group was destroyed (refused: a guess would lose or double messages).
 --
 -- KEYS[1]   HASH    the client: mark 'group:<log>' for each group that was made
--- KEYS[2+]  STREAM  the logs
+-- KEYS[2]   HASH    who reads what: client -> JSON
+-- KEYS[3+]  STREAM  the logs
 -- ARGV[1]   token   ARGV[2]  group   ARGV[3]  where a new group starts: '0' (earliest) or '$' (what comes from now on)
+-- ARGV[4]   what the client reads from now on, as JSON; '' for nothing
 --
 -- Returns {1, groups made}, or {0, 'owner'}, {0, 'unclaimed'} (data was lost), {0, 'lost', log}, {0, 'type', key};
 -- nothing is written when refused.
@@ -31,8 +33,10 @@ local function unread_after(log, id)
   end
 end
 
+local kept = redis.call('TYPE', KEYS[2]).ok
+if kept ~= 'none' and kept ~= 'hash' then return {0, 'type', KEYS[2]} end
 local missing, unknown = {}, {}
-for i = 2, #KEYS do
+for i = 3, #KEYS do
   local kind = redis.call('TYPE', KEYS[i]).ok
   if kind ~= 'none' and kind ~= 'stream' then return {0, 'type', KEYS[i]} end
   local found = false
@@ -61,4 +65,5 @@ for _, place in ipairs(unknown) do
     redis.call('XGROUP', 'SETID', log, group, last, 'ENTRIESREAD', read)
   end
 end
+if ARGV[4] == '' then redis.call('HDEL', KEYS[2], group) else redis.call('HSET', KEYS[2], group, ARGV[4]) end
 return {1, #missing}
