@@ -35,6 +35,7 @@ class SlotLeases:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         quick = {"socket_timeout": CALL_SECONDS, "socket_connect_timeout": CALL_SECONDS}
+        config = config.at_key(config.keys.slots_key())
         self._publisher = Publisher(config.model_copy(update=quick), "rustic-host:engine", deadline=CALL_SECONDS)
         self._clock, self._on_lost = clock, on_lost
         self._held: dict[int, slots.Slot] = {}

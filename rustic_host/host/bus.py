@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import redis.asyncio as redis_async
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
@@ -17,6 +16,7 @@ from rustic_host.messaging import GemstoneGenerator, counts
 from rustic_host.messaging.dead_letter import DEAD_LETTER_TOPIC
 from rustic_host.messaging.delivery import Frame
 from rustic_host.messaging.redis import slots
+from rustic_host.messaging.redis.async_client import async_client
 from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.letters import DeadLetters
 from rustic_host.messaging.redis.link import Link
@@ -50,7 +50,7 @@ class HostBus:
     """Everything the daemon itself asks of the server.
 
     Args:
-        config: the server.
+        config: the server; of a cluster, the node with one guild, which alone is asked for then.
         bounds: how much of each topic is kept.
         durability: ``fsync`` refuses a server that does not write through to disk.
     """
@@ -64,9 +64,12 @@ class HostBus:
         self.config, self._durability = config, durability
         self._janitor = Janitor(config, bounds)
         self._publisher = Publisher(config, "rustic-host:host")
+        self._leases = self._publisher
+        if config.is_cluster:  # id slots are the whole cluster's, and lie somewhere else
+            self._leases = Publisher(config.at_key(config.keys.slots_key()), "rustic-host:host")
         self._operator = Publisher(config, "rustic-host:operator", deadline=ANSWER_SECONDS)
-        self._redis: redis_async.Redis = redis_async.Redis.from_url(
-            config.connection_url(),
+        self._redis = async_client(
+            config,
             protocol=2,
             socket_timeout=10,
             retry=Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.01), 3),
@@ -83,7 +86,7 @@ class HostBus:
             BackendRefusedError: it refuses us, or would evict or forget what we store.
         """
         await asyncio.to_thread(self._check)
-        self.slot = await asyncio.to_thread(slots.lease, self._publisher)
+        self.slot = await asyncio.to_thread(slots.lease, self._leases)
         self.generator = self.slot.generator()
 
     async def open_guild(self, guild_id: str) -> None:
@@ -112,10 +115,10 @@ class HostBus:
 
     async def renew_slot(self) -> None:
         """Keep the id slot; one that expired and is somebody else's is replaced, for all who share the generator."""
-        kept = await asyncio.to_thread(slots.renew, self._publisher, [self.slot])
+        kept = await asyncio.to_thread(slots.renew, self._leases, [self.slot])
         if not kept:
             log.error("id_slot_lost", slot=self.slot.number, consequence="another is leased")
-            kept = [await asyncio.to_thread(slots.lease, self._publisher)]
+            kept = [await asyncio.to_thread(slots.lease, self._leases)]
             self.generator.become(kept[0].generator())
         (self.slot,) = kept
 
@@ -171,10 +174,11 @@ class HostBus:
 
     async def close(self) -> None:
         """Give the slot back and let go; for a server that is away the slot's lease ends by itself."""
-        leaving = Publisher(self.config, "rustic-host:leaving", deadline=LEAVE_SECONDS)
+        config = self.config.at_key(self.config.keys.slots_key())
+        leaving = Publisher(config, "rustic-host:leaving", deadline=LEAVE_SECONDS)
         with suppress(BackendUnavailableError, BackendRefusedError, AttributeError):
             await asyncio.to_thread(slots.release, leaving, [self.slot])
-        for held in (leaving, self._operator, self._publisher, self._janitor):
+        for held in (leaving, self._leases, self._operator, self._publisher, self._janitor):
             await asyncio.to_thread(held.close)
         await self._redis.aclose()
 

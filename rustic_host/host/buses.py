@@ -20,12 +20,12 @@ from rustic_host.telemetry.logs import get_logger
 
 log = get_logger(__name__)
 
-_Used = tuple[str, str, float | None]
-"""A server's URL, and what of its settings the host has to heed: key prefix and retention."""
+_Used = tuple[str, str | None, str, float | None]
+"""A server's URL, the guild on a cluster, and what of its settings the host has to heed: key prefix and retention."""
 
 
 class Buses:
-    """One :class:`HostBus` for each distinct server, and way of using it.
+    """One :class:`HostBus` for each distinct server, and way of using it; on a cluster one for each guild.
 
     A guild lives on the server of the settings (``--redis``); else on the one that its own properties, or Rustic AI's
     environment, name; else on one that the host runs.
@@ -43,15 +43,19 @@ class Buses:
 
     async def open(self, stack: AsyncExitStack, guilds: Iterable[GuildSpec]) -> None:
         """Reach the servers; ``stack`` closes what was opened. Raises as :meth:`HostBus.open`, and ConfigError."""
-        wanted = {guild.id: self._wanted(guild) for guild in guilds}
+        wanted = {}
+        for guild in guilds:
+            wanted[guild.id] = config = self._wanted(guild)
+            if config is not None:
+                config.check_shared(guild.organization_id or "")
         if None in wanted.values() or not wanted:
             own = self._own = await self._own_server(stack)
             await self._open(stack, own)
             self._configs = dict.fromkeys(wanted, own)
         for guild_id, config in wanted.items():
             if config is not None:
-                self._configs[guild_id] = config
-                await self._open(stack, config)
+                self._configs[guild_id] = config.at(guild_id)
+                await self._open(stack, self._configs[guild_id])
         for guild_id in wanted:
             await self.of(guild_id).open_guild(guild_id)
 
@@ -113,7 +117,7 @@ class Buses:
 
 
 def _used(config: RedisBackendConfig) -> _Used:
-    return config.connection_url(), config.key_prefix, config.retention
+    return config.connection_url(), config.route, config.key_prefix, config.retention
 
 
 def _redis_at(url: str) -> RedisBackendConfig:

@@ -25,6 +25,7 @@ from rustic_host.host.settings import DEFAULT_METRICS_PORT, Settings
 from rustic_host.host.supervisor import Announce, GuildSupervisor
 from rustic_host.host.sweeper import Sweeper
 from rustic_host.messaging.redis import slots
+from rustic_host.messaging.redis.relay import Relay
 from rustic_host.telemetry.logs import get_logger
 from rustic_host.telemetry.tracing import configure_tracing, shutdown_tracing
 from rustic_host.web.app import control_app, metrics_app
@@ -179,7 +180,8 @@ class Host:
     def _service(self, supervisor: GuildSupervisor) -> GuildService:
         spec = supervisor.spec
         bus = self.buses.of(spec.id)
-        return GuildService(spec, self.buses.messaging(spec.id), bus.generator, bus.publish, supervisor)
+        relay = Relay(bus.config, spec.id, bus.generator) if bus.config.is_cluster else None
+        return GuildService(spec, self.buses.messaging(spec.id), bus.generator, bus.publish, supervisor, relay)
 
     def _guild_ends(self, supervisor: GuildSupervisor) -> None:
         """A guild was asked to end: the others go on; without others the host ends too."""

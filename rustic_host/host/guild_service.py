@@ -20,6 +20,7 @@ from rustic_host.guild.sending import new_message
 from rustic_host.guild.topics import GuildTopics
 from rustic_host.messaging import Client, GemstoneGenerator, JsonDict, MessageTrackingClient, MessagingConfig
 from rustic_host.messaging.delivery import Frame, frames_of
+from rustic_host.messaging.redis.relay import Relay
 from rustic_host.telemetry.logs import get_logger
 
 AGAIN_SECONDS, AGAIN_MAX_SECONDS = 0.5, 30.0
@@ -57,6 +58,7 @@ class GuildService:
         ids: makes ids; shared with the rest of the host.
         publish: stores frames in a namespace.
         runner: of the agents.
+        relay: on a cluster, what brings the guild's messages to others.
     """
 
     def __init__(
@@ -66,9 +68,10 @@ class GuildService:
         ids: GemstoneGenerator,
         publish: Callable[[str, Sequence[Frame]], Any],
         runner: GuildRunner,
+        relay: Relay | None = None,
     ) -> None:
         self._guild, self._messaging, self._ids = guild, messaging, ids
-        self._publish, self._runner = publish, runner
+        self._publish, self._runner, self._relay = publish, runner, relay
         self._spec = manager_spec(guild.id)
         self.client_id = f"{guild.id}${self._spec.id}"
         self.name = self._spec.name
@@ -90,6 +93,8 @@ class GuildService:
             log.warning("setting_not_used", guild=self._guild.id, setting=f"properties.{key}", consequence=instead)
         self._teller = asyncio.create_task(self._tell())
         self._thread.start()
+        if self._relay is not None:
+            self._relay.start()
 
     def changed(self) -> None:
         """Have the manager look at the agents' statuses."""
@@ -103,6 +108,8 @@ class GuildService:
             self._stopping.set()
             if self._wrapper is not None:
                 self._wrapper.stop()
+        if self._relay is not None:
+            await asyncio.to_thread(self._relay.stop)
         if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join)
 

@@ -33,6 +33,7 @@ class Interop:
     def __init__(self, config: RedisBackendConfig, guild: GuildSpec, topics: Callable[[], Iterable[str]]) -> None:
         self._guild = guild.id
         shared = guild.organization_id or NO_ORGANIZATION
+        config = config.at(guild.id)
         self._bridges = [Bridge(config, guild.id, topics), Bridge(config, shared, only=[guild_inbox(guild.id)])]
 
     @property

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from rustic_host.errors import BackendUnavailableError, UnknownPositionError
 from rustic_host.messaging import Message, counts
-from rustic_host.messaging.redis.keys import Keys
+from rustic_host.messaging.redis.keys import RELAY_TOPIC, Keys
 from rustic_host.web.tasks import end_tasks
 
 PAGE = 256
@@ -134,7 +134,7 @@ class Tail:
     async def _known_topics(self) -> list[str]:
         names = await self._redis.hkeys(self._keys.counts_key(self._namespace))
         parsed = [counts.parse(name) for name in names]
-        return sorted({count.topic for count in parsed if count is not None and count.is_published})
+        return sorted({count.topic for count in parsed if count is not None and count.is_published} - {RELAY_TOPIC})
 
     def _log(self, topic: str) -> str:
         return self._keys.topic_keys(self._namespace, topic).log

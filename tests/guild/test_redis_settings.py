@@ -43,7 +43,7 @@ def test_no_server_is_named(properties: dict[str, Any]) -> None:
         ({"host": "h", "prot": 1, "password": "s3cret"}, "prot"),
         ({"host": "h", "port": "s3cret"}, "port"),
         ({"url": "http://:s3cret@h"}, "URL"),
-        ({"host": "h", "is_cluster": True, "password": "s3cret"}, "luster"),
+        ({"host": "h", "is_cluster": True, "db": 1, "password": "s3cret"}, "luster"),
     ],
 )
 def test_a_server_that_cannot_be_used(client: Any, word: str, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from rustic_host.messaging import counts as count_names
 from rustic_host.messaging.delivery import Entry, Kept, Result, frames_of
 from rustic_host.messaging.pump import Pump
 from rustic_host.messaging.redis import keys
+from rustic_host.messaging.redis.cluster import find_node
 from rustic_host.messaging.redis.consumer import CONSUMER, Consumer
 from rustic_host.messaging.redis.publisher import Publisher
 
@@ -56,9 +57,10 @@ class Bus:
     """``raw`` is a plain client that does not decode; consumers and publishers made here are closed at the end."""
 
     def __init__(self, url: str, namespace: str) -> None:
-        self.config = RedisBackendConfig(url=url)
+        self.config = RedisBackendConfig(url=url).at(namespace)
         self.namespace = namespace
-        self.raw: Any = redis.Redis.from_url(url, protocol=2, retry=Retry(ConstantBackoff(0.02), 200))
+        at = self.config.node_url(find_node(self.config))
+        self.raw: Any = redis.Redis.from_url(at, protocol=2, retry=Retry(ConstantBackoff(0.02), 200))
         self._stack = ExitStack()
         self._publisher: Publisher | None = None
 

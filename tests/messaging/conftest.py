@@ -8,12 +8,14 @@ from uuid import uuid4
 import pytest
 
 from tests.messaging.bus import Bus
+from tests.system.cluster import RedisCluster, redis_cluster
 from tests.system.need import valkey_binary
 from tests.system.servers import RedisServer, redis_server
 
 FLAVOURS = ("redis", "valkey")
 
 ServerOf = Callable[[str], RedisServer]
+ClusterOf = Callable[[str], RedisCluster]
 
 
 def binary_of(flavour: str) -> Path | str:
@@ -33,6 +35,27 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerOf
             return running[flavour]
 
         yield get
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterOf]:
+    """Starts the cluster of a flavour when it is first asked for."""
+    running: dict[str, RedisCluster] = {}
+    with ExitStack() as stack:
+
+        def get(flavour: str) -> RedisCluster:
+            if flavour not in running:
+                started = redis_cluster(tmp_path_factory.mktemp(f"{flavour}-cluster"), binary=binary_of(flavour))
+                running[flavour] = stack.enter_context(started)
+            return running[flavour]
+
+        yield get
+
+
+@pytest.fixture
+def cluster(flavour: str, shared_cluster: ClusterOf) -> RedisCluster:
+    """Shared with other tests: no node is to be killed or flushed; slots may move."""
+    return shared_cluster(flavour)
 
 
 @pytest.fixture(params=FLAVOURS)

@@ -512,7 +512,7 @@ def test_plain_callbacks_of_the_backend_are_durable_too(bus: Bus) -> None:
     assert taken(inbox) == [{"n": 3}]
     backend.cleanup()
     with pytest.raises(BackendUnavailableError):
-        RedisMessagingBackend({"unix_socket_path": "/nonexistent"}).publisher._link.connect()
+        RedisMessagingBackend({"unix_socket_path": "/nonexistent"})._place("g").publisher._link.connect()
 
 
 def test_a_plain_callback_that_raises_makes_a_dead_letter_in_memory() -> None:

@@ -1,4 +1,4 @@
-"""The bus on one Redis or Valkey server."""
+"""The bus on a Redis or Valkey server, or on a cluster of them."""
 
 import json
 import threading
@@ -18,6 +18,7 @@ from rustic_host.messaging.pump import Pump, TimeKeeper
 from rustic_host.messaging.reader import Reader
 from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.consumer import Consumer
+from rustic_host.messaging.redis.keys import hash_tag_of
 from rustic_host.messaging.redis.listener import LogListener
 from rustic_host.messaging.redis.publisher import Publisher
 from rustic_host.messaging.redis.readers import topics_read
@@ -47,9 +48,9 @@ class RedisMessagingBackend(MessagingBackend):
         self.config = _config(redis_client)
         self._keys = self.config.keys
         self.sizes = SizeLimits(self.config.max_message_bytes)
-        self._janitor = Janitor(self.config, self.bounds)
-        deadline = self.config.publish_timeout
-        self.publisher = Publisher(self.config, "rustic-host:publisher", deadline=deadline, chore=self._sweep)
+        self._places: dict[str, _Place] = {}
+        self._watch: Watch | None = None
+        self._shared_namespace = ""
         self._readers: dict[tuple[str, str], _Subscriptions] = {}
         self._lock = threading.Lock()
 
@@ -62,17 +63,17 @@ class RedisMessagingBackend(MessagingBackend):
         """Store on one topic."""
         frames = frames_of(message, topic.removeprefix(f"{namespace}:"), self.shared_namespace)
         self.sizes.check_frames(frames)
-        self.publisher.publish(namespace, frames)
+        self._place(namespace).publisher.publish(namespace, frames)
 
     def store_copies(self, namespace: str, message: Message) -> None:
         """Store on all topics, all or nothing."""
         frames = frames_of(message, shared=self.shared_namespace)
         self.sizes.check_frames(frames)
-        self.publisher.publish(namespace, frames)
+        self._place(namespace).publisher.publish(namespace, frames)
 
     def get_messages_for_topic(self, topic: str) -> list[Message]:
         """From the documented store; members that are no messages are left out and logged."""
-        return _parsed(topic, self.publisher.call("ZRANGE", topic, 0, -1))
+        return _parsed(topic, self._place(topic).publisher.call("ZRANGE", topic, 0, -1))
 
     def get_messages_for_topic_since(self, topic: str, msg_id_since: int) -> list[Message]:
         """Those with a greater id, whatever their timestamp: ids sort by priority first."""
@@ -82,7 +83,8 @@ class RedisMessagingBackend(MessagingBackend):
         """From the index, while it lasts."""
         if not msg_ids:
             return []
-        found: Any = self.publisher.call("MGET", *(self._keys.message_key(namespace, i) for i in msg_ids))
+        names = (self._keys.message_key(namespace, i) for i in msg_ids)
+        found: Any = self._place(namespace).publisher.call("MGET", *names)
         return list(_messages(namespace, (body for body in found if body is not None)))
 
     def subscribe(
@@ -104,40 +106,55 @@ class RedisMessagingBackend(MessagingBackend):
 
     def watch_publishing(self, watch: Watch) -> None:
         """From now on."""
-        self.publisher.watch = watch
+        self._watch = watch
+        for place in self._places.values():
+            place.publisher.watch = watch
 
     def cleanup(self) -> None:
         """End threads and connections."""
         with self._lock:
             readers, self._readers = list(self._readers.values()), {}
+            places, self._places = list(self._places.values()), {}
         for reader in readers:
             reader.close()
-        self.publisher.close()
-        self._janitor.close()
+        for place in places:
+            place.close()
 
-    def _sweep(self, namespaces: Collection[str]) -> None:
-        """Where no host cuts the topics, who publishes does."""
-        try:
-            for namespace in namespaces:
-                if self._janitor.claim(namespace, hold=False):
-                    self._janitor.sweep(namespace, self.shared_namespace, None)
-        except MessagingError as error:
-            log.warning("retention_not_applied", error=str(error))
+    @property
+    def shared_namespace(self) -> str:
+        """Where topics lie that guilds share. Setting it raises ConfigError for one that a cluster cannot have."""
+        return self._shared_namespace
+
+    @shared_namespace.setter
+    def shared_namespace(self, name: str) -> None:
+        self.config.check_shared(name)
+        self._shared_namespace = name
+
+    def _place(self, key: str) -> "_Place":
+        """The server; of a cluster, the node with a namespace or a topic of it."""
+        tag = hash_tag_of(key) if self.config.is_cluster else ""
+        with self._lock:
+            if tag not in self._places:
+                self._places[tag] = _Place(self, self.config.at(tag or key.partition(":")[0]), self._watch)
+            return self._places[tag]
 
     def subscribers(self, namespace: str) -> dict[str, list[str]]:
         """Topics by client id: who reads durably now; a process that was killed is gone within 15 s."""
-        return topics_read(self.publisher, namespace)
+        return topics_read(self._place(namespace).publisher, namespace)
 
     def load_state(self, namespace: str, client_id: str) -> tuple[int, dict[str, Any]]:
         """As of the client's last commit."""
-        stored: Any = self.publisher.call("HMGET", self._keys.state_key(namespace, client_id), "version", "state")
+        stored: Any = self._place(namespace).publisher.call(
+            "HMGET", self._keys.state_key(namespace, client_id), "version", "state"
+        )
         version, state = stored
         return int(version or 0), json.loads(state) if state else {}
 
     def listen(self, namespace: str, topic: str) -> LogListener:
         """A reader with a connection of its own."""
         home = home_of(topic, namespace, self.shared_namespace)
-        return LogListener(self.config, self._keys.topic_keys(home, topic).log)
+        config = self.config.at(self._keys.slot_namespace(home, topic))
+        return LogListener(config, self._keys.topic_keys(home, topic).log)
 
     def open_client(
         self,
@@ -163,6 +180,29 @@ def _config(given: Any) -> RedisBackendConfig:
         said = [".".join(map(str, e["loc"])) + ": " + e["msg"] if e["loc"] else e["msg"] for e in error.errors()]
         reasons = "; ".join(text.replace("Value error, ", "") for text in said)
         raise ConfigError(f"redis_client: {reasons}") from None
+
+
+class _Place:
+    """Publishing to one server, and what cuts the topics there where no host does."""
+
+    def __init__(self, backend: RedisMessagingBackend, config: RedisBackendConfig, watch: Watch | None) -> None:
+        self._backend, self._janitor = backend, Janitor(config, backend.bounds)
+        deadline = config.publish_timeout
+        self.publisher = Publisher(config, "rustic-host:publisher", deadline=deadline, chore=self._sweep)
+        if watch is not None:
+            self.publisher.watch = watch
+
+    def close(self) -> None:
+        self.publisher.close()
+        self._janitor.close()
+
+    def _sweep(self, namespaces: Collection[str]) -> None:
+        try:
+            for namespace in namespaces:
+                if self._janitor.claim(namespace, hold=False):
+                    self._janitor.sweep(namespace, self._backend.shared_namespace, None)
+        except MessagingError as error:
+            log.warning("retention_not_applied", error=str(error))
 
 
 class _Subscriptions:

@@ -60,7 +60,7 @@ class Bridge:
     """A thread that imports what others publish in one namespace, until it is stopped; it heals by itself.
 
     Args:
-        config: the server.
+        config: the server, of a cluster the node with the topics.
         namespace: the guild id, or the organization's.
         topics: topics that somebody reads (any thread may ask); others are found by themselves.
         only: these topics and no others, where the namespace is shared with who is none of ours.
@@ -80,6 +80,7 @@ class Bridge:
         self.error: str | None = "not connected yet"
         """Why nothing is imported at present; None when all is well."""
         self._keys = config.keys
+        self._slot_namespace = config.keys.slot_namespace(namespace, only[0]) if only else namespace
         self._topics, self._clock = (lambda: only) if only else topics, clock
         self._scans = not only
         patient = config.model_copy(update={"socket_timeout": min(config.socket_timeout, PING_SECONDS)})
@@ -151,7 +152,7 @@ class Bridge:
         """Subscribe first, then compare: what is stored in between rings."""
         self._bell.connect()
         self._link.connect()
-        open_namespace(self._link, self._keys, self.namespace)
+        open_namespace(self._link, self._keys, self._slot_namespace)
         self._bell.call(*self._subscribe)
         now = self._clock()
         self._round_at = self._scan_at = now

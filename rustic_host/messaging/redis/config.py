@@ -4,16 +4,16 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
-from urllib.parse import quote
+from typing import Any, NamedTuple, Self
+from urllib.parse import quote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool
 from redis.retry import Retry
 
 from rustic_host.errors import ConfigError
-from rustic_host.messaging.redis.keys import Keys
+from rustic_host.messaging.redis.keys import Keys, is_hash_tag
 from rustic_host.messaging.redis.live_client import is_client, settings_of
 from rustic_host.messaging.sizes import MAX_MESSAGE_BYTES
 from rustic_host.messaging.unknown_keys import refuse_unknown
@@ -21,6 +21,16 @@ from rustic_host.telemetry.redact import redact_text
 
 DEFAULT_TTL_SECONDS = 3600
 """Rustic AI's default for ``RUSTIC_AI_REDIS_MSG_TTL`` (facts 2.1)."""
+
+CLUSTER_SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
+"""Schemes of a URL that says that its servers are nodes of a Redis Cluster, and what each node is spoken to by."""
+
+
+class Node(NamedTuple):
+    """A server's address."""
+
+    host: str
+    port: int
 
 
 class RedisBackendConfig(BaseModel):
@@ -54,7 +64,7 @@ class RedisBackendConfig(BaseModel):
     socket_keepalive_options: dict[str, int] | None = None
     """Rustic AI's ``TCP_KEEPIDLE`` and its like."""
     is_cluster: bool = False
-    """True is refused for now."""
+    """The server is a node of a Redis Cluster, and is asked for the others; also said by ``redis+cluster://``."""
     health_check_interval: float | None = None
     """Of no effect, as the fields after it: a read that ends every 5 s, and is answered, is the health check here."""
     pubsub_retry_enabled: bool | None = None
@@ -71,6 +81,8 @@ class RedisBackendConfig(BaseModel):
     pubsub_crash_on_failure: bool | None = None
     pubsub_health_monitoring_enabled: bool | None = None
     pubsub_health_monitor_initial_delay: float | None = None
+    _route: str | None = PrivateAttr(default=None)
+    _known_nodes: list[Node] = PrivateAttr(default_factory=list)
 
     @model_validator(mode="before")
     @classmethod
@@ -86,8 +98,9 @@ class RedisBackendConfig(BaseModel):
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
+        self.is_cluster = self.is_cluster or (self.url or "").partition("://")[0] in CLUSTER_SCHEMES
         if self.is_cluster:
-            raise ValueError("is_cluster: a Redis Cluster cannot be used yet")
+            self._check_cluster()
         try:
             self.pool()
         except ValueError:  # its text may hold a piece of the password
@@ -97,7 +110,51 @@ class RedisBackendConfig(BaseModel):
     @property
     def keys(self) -> Keys:
         """Names of the keys."""
-        return Keys(self.key_prefix)
+        return Keys(self.key_prefix, self.is_cluster)
+
+    @property
+    def route(self) -> str | None:
+        """A key of the node of a cluster that is meant; None when any will do."""
+        return self._route
+
+    def at(self, namespace: str) -> Self:
+        """Settings for connections to where a guild's keys are: the same, but for a cluster.
+
+        Raises:
+            ConfigError: it is a cluster, and the keys of that guild cannot be together there.
+        """
+        if self.is_cluster and not is_hash_tag(namespace):
+            right = "{" + (namespace.replace("{", "").replace("}", "") or "g_1") + "}"
+            raise ConfigError(
+                f"guild id {namespace!r} cannot be used on a Redis Cluster: all keys of a guild must lie in one slot, "
+                f"so its id must be a hash tag, {right!r} (quoted, in YAML)"
+            )
+        return self.at_key(namespace)
+
+    def at_key(self, key: str) -> Self:
+        """Settings for connections to where one key is: the same, but for a cluster."""
+        if not self.is_cluster:
+            return self
+        routed = self.model_copy()
+        routed._route = key
+        return routed
+
+    def check_shared(self, name: str) -> None:
+        """See that guilds can share a namespace. Raises ConfigError: not so on a cluster."""
+        if self.is_cluster and "{" in name:
+            raise ConfigError(
+                f"organization {name!r} cannot be used on a Redis Cluster: the inbox of a guild must lie in the slot "
+                "of the guild, so the id of its organization must have no braces"
+            )
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Nodes of the cluster that can be asked for the others: those last heard of, then those of the settings."""
+        return list(dict.fromkeys([*self._known_nodes, *self._given_nodes()]))
+
+    def learn_nodes(self, nodes: list[Node]) -> None:
+        """Remember the nodes of a cluster, also for all copies of these settings."""
+        self._known_nodes[:] = nodes
 
     def connection_url(self) -> str:
         """The server as one URL, password included: never to be shown, see :meth:`shown`."""
@@ -110,12 +167,22 @@ class RedisBackendConfig(BaseModel):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'rediss' if self.ssl else 'redis'}://{secret}{host}:{self.port}/{self.db}"
 
+    def node_url(self, node: Node | None = None) -> str:
+        """URL of one server, password included: of a node of the cluster, the first one given if None is named."""
+        if not self.is_cluster:
+            return self.connection_url()
+        parts = urlsplit(self.connection_url())
+        user, at, _ = parts.netloc.rpartition("@")
+        host, port = node or self._given_nodes()[0]
+        netloc = f"{user}{at}[{host}]:{port}" if ":" in host else f"{user}{at}{host}:{port}"
+        return parts._replace(scheme=CLUSTER_SCHEMES.get(parts.scheme, parts.scheme), netloc=netloc).geturl()
+
     def shown(self) -> str:
         """The server's URL without its password, for logs and pages."""
         return redact_text(self.connection_url())
 
-    def pool(self, **overrides: Any) -> ConnectionPool:
-        """A pool that never retries and never reconnects behind our back.
+    def pool(self, node: Node | None = None, **overrides: Any) -> ConnectionPool:
+        """A pool, to a node of a cluster if it is one, that never retries and never reconnects behind our back.
 
         Raises:
             ValueError: the URL is none.
@@ -127,7 +194,7 @@ class RedisBackendConfig(BaseModel):
             if self.socket_keepalive_options is not None:
                 tcp["socket_keepalive_options"] = _by_number(self.socket_keepalive_options)
         return ConnectionPool.from_url(
-            self.connection_url(),
+            self.node_url(node),
             **{
                 "retry": Retry(NoBackoff(), 0),
                 "health_check_interval": 0,
@@ -140,6 +207,27 @@ class RedisBackendConfig(BaseModel):
                 **overrides,
             },
         )
+
+    def _given_nodes(self) -> list[Node]:
+        """Those of the settings: a URL may name several, with commas between them."""
+        parts = urlsplit(self.connection_url())
+        found = []
+        for address in parts.netloc.rpartition("@")[2].split(","):
+            one = urlsplit(f"//{address}")
+            found.append(Node(one.hostname or self.host, one.port or 6379))
+        return found
+
+    def _check_cluster(self) -> None:
+        if self.unix_socket_path or (self.url or "").startswith("unix"):
+            raise ValueError("a Redis Cluster has no Unix socket; give host and port of a node")
+        if self.db or urlsplit(self.url or "").path.strip("/0"):
+            raise ValueError("db: a Redis Cluster has database 0 only")
+        if "{" in self.key_prefix:
+            raise ValueError("key_prefix: on a Redis Cluster it can have no brace")
+        try:
+            self._given_nodes()
+        except ValueError:  # its text may hold a piece of the password
+            raise ValueError("no address of a node comes of these settings") from None
 
 
 def _ttl_from(environ: Mapping[str, str]) -> int:

@@ -30,6 +30,7 @@ from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.early import EarlySends, field_of
 from rustic_host.messaging.redis.link import Argument, Link, Script
 from rustic_host.messaging.redis.opening import check_policy, open_namespace
+from rustic_host.messaging.redis.outward import in_own_slot
 from rustic_host.messaging.redis.publisher import frame_args, frame_keys
 from rustic_host.messaging.redis.readers import said_of_reader
 from rustic_host.messaging.redis.wakes import Wakes
@@ -94,7 +95,7 @@ class Consumer:
         self._token = secrets.token_hex(8)
         self._claimed = False
         self._former_token: Argument = ""
-        self._link = Link(config, f"rustic-host:{client_id}")
+        self._link = Link(config.at(namespace), f"rustic-host:{client_id}")
         self._client_key = self._keys.client_key(namespace, client_id)
         self._state_key = self._keys.state_key(namespace, client_id)
         self._early_key = self._keys.early_key(namespace, client_id)
@@ -210,7 +211,7 @@ class Consumer:
         script_keys: list[Argument] = [self._client_key, self._keys.counts_key(self.namespace), self._early_key]
         script_keys.append(self._log(entry.topic))
         args: list[Argument] = [self._token, self.client_id, entry.entry_id, self._ttl, name, kept]
-        for frame in frames:
+        for frame in (in_own_slot(self._keys, self.namespace, each) for each in frames):
             script_keys += frame_keys(self._keys, self.namespace, frame)
             args += frame_args(frame)
         with self._lock:
@@ -419,7 +420,7 @@ class Consumer:
             if result.state is not None:
                 state, changes = result.state, changes + 1
             timers = result.timers if result.timers is not None else timers
-            for frame in result.outputs:
+            for frame in (in_own_slot(self._keys, self.namespace, each) for each in result.outputs):
                 script_keys += frame_keys(self._keys, self.namespace, frame)
                 outputs += frame_args(frame)
         early = self._early.fields(result.entry for result in results)

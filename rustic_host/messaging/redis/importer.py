@@ -99,7 +99,7 @@ class Importer:
     def store(self, topic: str, bodies: Iterable[bytes]) -> int:
         """Import those of ``bodies`` that are in the store and not in the log, in this order; returns how many."""
         keys = self._keys.topic_keys(self._namespace, topic)
-        script_keys = [self._keys.counts_key(self._namespace), *keys]
+        script_keys = [self._keys.counts_key(self._keys.slot_namespace(self._namespace, topic)), *keys]
         head = [counts.published(topic), counts.imported(topic), self._keys.imports_channel(self._namespace)]
         new = 0
         for run in _slices(bodies):

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+from rustic_host.messaging.delivery import SHARED_TOPICS
+
+RELAY_TOPIC = "rustic-host:relay"
+"""Where, on a cluster, messages for other guilds wait until they are brought there; stands in counts as any topic."""
+
 
 class TopicKeys(NamedTuple):
     """The three keys of one topic."""
@@ -25,6 +30,15 @@ class Keys:
     """Builds the names; ``prefix`` stands before each of them (Rustic AI knows none: with one, it is not heard)."""
 
     prefix: str = ""
+    cluster: bool = False
+    """Whether keys lie on several servers, by the hash tag in their names."""
+
+    def slot_namespace(self, namespace: str, topic: str) -> str:
+        """The namespace whose keys lie where those of a topic do: on a cluster a guild's inbox lies with the guild.
+
+        The names of its keys need no change for that: the only hash tag in them is the guild's.
+        """
+        return topic.removeprefix(SHARED_TOPICS) if self.cluster and topic.startswith(SHARED_TOPICS) else namespace
 
     def topic_keys(self, namespace: str, topic: str) -> TopicKeys:
         """Keys of ``topic`` (without namespace) in ``namespace``."""
@@ -33,6 +47,12 @@ class Keys:
     def message_key(self, namespace: str, message_id: int) -> str:
         """STRING with the JSON of one message, expiring; the documented index."""
         return f"{self.prefix}msg:{namespace}:{message_id}"
+
+    def index_key(self, namespace: str, topic: str, message_id: int) -> str:
+        """Where the publish script puts one copy by its id: the documented index, in the slot of the topic."""
+        if topic == RELAY_TOPIC:  # no message to others: it is overwritten by the next
+            return f"{self.prefix}rustic-host:{namespace}:relay:last"
+        return self.message_key(self.slot_namespace(namespace, topic), message_id)
 
     def counts_key(self, namespace: str) -> str:
         """HASH of exact counts; the fields are made by :mod:`rustic_host.messaging.counts`."""
@@ -91,4 +111,18 @@ PLAIN = Keys()
 @lru_cache(maxsize=65536)
 def _topic_keys(prefix: str, namespace: str, topic: str) -> TopicKeys:
     ours = f"{prefix}rustic-host:{namespace}"
+    if topic == RELAY_TOPIC:  # its store is none of the documented ones: what lies there are no messages
+        return TopicKeys(f"{ours}:relay", f"{ours}:relay:seen", f"{ours}:relay:store")
     return TopicKeys(f"{ours}:log:{topic}", f"{ours}:seen:{topic}", f"{prefix}{namespace}:{topic}")
+
+
+def is_hash_tag(namespace: str) -> bool:
+    """Whether the cluster puts all keys with this namespace in their names into one slot: ``{g_1}``, but not ``{}``."""
+    return len(namespace) > 2 and namespace[0] == "{" and namespace.find("}") == len(namespace) - 1
+
+
+def hash_tag_of(key: str) -> str:
+    """The first hash tag in a key, braces included; empty when there is none."""
+    start = key.find("{")
+    end = key.find("}", start + 1)
+    return key[start : end + 1] if start >= 0 and end > start + 1 else ""

@@ -15,6 +15,7 @@ from typing import Any
 from redis import exceptions as redis_errors
 
 from rustic_host.errors import BackendRefusedError, BackendUnavailableError
+from rustic_host.messaging.redis.cluster import find_node
 from rustic_host.messaging.redis.config import RedisBackendConfig
 
 _NOT_READY = (
@@ -24,6 +25,7 @@ _NOT_READY = (
     redis_errors.MasterDownError,
     redis_errors.ClusterDownError,
     redis_errors.TryAgainError,
+    redis_errors.AskError,  # and MovedError, which is one: the next connection goes to where the slot is then
 )
 _NOT_READY_CODES = ("BUSY ", "MISCONF ", "NOREPLICAS ")  # redis-py has no classes for these
 """Answers that pass: the disk is full, a script of somebody's hangs, a failover is under way."""
@@ -77,7 +79,7 @@ class Link:
     """A connection that is made once and, when it breaks, stays broken until :meth:`connect` is called again.
 
     Args:
-        config: the server.
+        config: the server; of a cluster, with the route that says which of its nodes (``config.at(namespace)``).
         name: what ``CLIENT LIST`` shows; what is not printable ASCII is replaced.
 
     Raises:
@@ -100,7 +102,7 @@ class Link:
     def connect(self) -> None:
         """Make the connection anew."""
         self.close()
-        pool = self.config.pool(client_name=self.name)
+        pool = self.config.pool(find_node(self.config), client_name=self.name)
         connection = pool.connection_class(**pool.connection_kwargs)
         with mapped_errors(self.where):
             connection.connect()

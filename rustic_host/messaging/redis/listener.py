@@ -27,7 +27,7 @@ class LogListener:
     """One topic, over a connection of its own, which is made again when it breaks.
 
     Args:
-        config: the server.
+        config: the server, of a cluster the node with the log.
         topic_log: name of the topic's log.
     """
 

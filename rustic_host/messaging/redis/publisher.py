@@ -28,6 +28,7 @@ from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.keys import Keys
 from rustic_host.messaging.redis.link import Argument, Link, Script
 from rustic_host.messaging.redis.opening import check_policy, open_namespace
+from rustic_host.messaging.redis.outward import in_own_slot
 from rustic_host.messaging.sizes import LARGE_MESSAGE_BYTES
 from rustic_host.messaging.state_changes import StateChanges, Watch
 from rustic_host.telemetry.logs import get_logger
@@ -62,7 +63,7 @@ log = get_logger(__name__)
 def frame_keys(keys: Keys, namespace: str, frame: Frame) -> tuple[str, str, str, str]:
     """The four keys that the publish and commit scripts take for one copy."""
     home = frame.namespace or namespace
-    return (*keys.topic_keys(home, frame.topic), keys.message_key(home, frame.message_id))
+    return (*keys.topic_keys(home, frame.topic), keys.index_key(home, frame.topic, frame.message_id))
 
 
 def frame_args(frame: Frame) -> tuple[int, bytes, bytes, str]:
@@ -288,11 +289,13 @@ class Publisher:
         self._sent = self._sent or not again
         script_keys: list[Argument] = [self.keys.counts_key(namespace)]
         args: list[Argument] = [self._ttl]
-        for frame in frames:
+        stored = [in_own_slot(self.keys, namespace, frame) for frame in frames]
+        for frame in stored:
             script_keys += frame_keys(self.keys, namespace, frame)
             args += frame_args(frame)
         if again:
-            script_keys += (self.keys.retention_key(frame.namespace or namespace) for frame in frames)
+            homes = (self.keys.slot_namespace(frame.namespace or namespace, frame.topic) for frame in stored)
+            script_keys += map(self.keys.retention_key, homes)
         done, *detail = self._link.run(PUBLISH, script_keys, args)
         if not done:
             why, what = (part.decode() for part in detail)

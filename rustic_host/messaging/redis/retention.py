@@ -11,8 +11,9 @@ from rustic_host.messaging import counts
 from rustic_host.messaging.dead_letter import DEAD_LETTER_TOPIC
 from rustic_host.messaging.delivery import home_of
 from rustic_host.messaging.redis.config import RedisBackendConfig
-from rustic_host.messaging.redis.keys import TopicKeys
+from rustic_host.messaging.redis.keys import RELAY_TOPIC, TopicKeys
 from rustic_host.messaging.redis.link import Argument, Link, Script
+from rustic_host.messaging.redis.publisher import RESEND_MAX_AGE_SECONDS
 from rustic_host.telemetry.logs import get_logger
 
 DAY = 86400.0
@@ -34,6 +35,9 @@ CLAIM_MS = 60_000
 
 MEASURE_FROM = 16
 """Entries below which the bytes of a topic are not asked for."""
+
+RELAY_SECONDS = RESEND_MAX_AGE_SECONDS + 60
+"""How long is kept, on a cluster, what was brought to other guilds: until then a publisher may store it again."""
 
 EXPIRE, TRIM = Script("expire"), Script("trim")
 
@@ -117,7 +121,8 @@ class Janitor:
             if not full and known.get(topic) == published and topic not in {topic for topic, _ in slow}:
                 continue
             home = home_of(topic, namespace, shared)
-            job = _Topic(self._link, self._keys.topic_keys(home, topic), topic, home)
+            slot_home = self._keys.slot_namespace(home, topic)
+            job = _Topic(self._link, self._keys.topic_keys(home, topic), topic, slot_home)
             if full and home == namespace and named is not None:  # who reads a shared topic is another guild's affair
                 self._expire(namespace, job, named)
             done = self._trim(namespace, job, now_ms)
@@ -155,9 +160,10 @@ class Janitor:
     def _trim(self, namespace: str, job: "_Topic", now_ms: int) -> "_Done":
         letters = job.topic == DEAD_LETTER_TOPIC
         age = self._bounds.letter_seconds if letters else self._bounds.age_seconds
+        age = min(age, RELAY_SECONDS) if job.topic == RELAY_TOPIC else age
         cap, piece = self._measured(job)
         done = _Done(cap)
-        script_keys = [*job.keys, self._keys.counts_key(namespace), self._keys.retention_key(job.home)]
+        script_keys = [*job.keys, self._keys.counts_key(namespace), self._keys.retention_key(job.slot_home)]
         for _ in range(SLICES_A_SWEEP):
             done.groups = job.groups()
             names = [group["name"].decode() for group in done.groups]
@@ -244,8 +250,8 @@ class _Done:
 class _Topic:
     """One topic's keys and groups."""
 
-    def __init__(self, link: Link, keys: TopicKeys, topic: str, home: str) -> None:
-        self._link, self.keys, self.topic, self.home = link, keys, topic, home
+    def __init__(self, link: Link, keys: TopicKeys, topic: str, slot_home: str) -> None:
+        self._link, self.keys, self.topic, self.slot_home = link, keys, topic, slot_home
 
     def groups(self) -> list[dict[str, Any]]:
         """As ``XINFO GROUPS`` has them."""

@@ -11,6 +11,7 @@ import redis.sentinel
 
 from rustic_host.errors import ConfigError
 from rustic_host.messaging import MessagingConfig, RedisBackendConfig, RedisMessagingBackend
+from rustic_host.messaging.redis.config import Node
 
 
 @pytest.mark.parametrize(
@@ -204,9 +205,44 @@ def test_rustic_ais_fields_are_taken() -> None:
     }
 
 
-def test_a_cluster_is_refused_with_a_reason() -> None:
-    with pytest.raises(ConfigError, match="Cluster cannot be used yet"):
-        RedisMessagingBackend({"is_cluster": True})
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"is_cluster": True, "db": 1}, "database 0 only"),
+        ({"url": "redis+cluster://h:1/2"}, "database 0 only"),
+        ({"is_cluster": True, "unix_socket_path": "/s"}, "Unix socket"),
+        ({"is_cluster": True, "key_prefix": "{p}"}, "no brace"),
+        ({"url": "redis+cluster://:s3cret@h:port"}, "no address"),
+    ],
+)
+def test_what_cannot_be_of_a_cluster_is_refused_with_a_reason(settings: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigError, match=why) as caught:
+        RedisMessagingBackend(settings)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_url_names_several_nodes_and_each_has_a_url_of_its_own() -> None:
+    config = RedisBackendConfig(url="rediss+cluster://u:s3cret@h:1,[::1]:2")
+    assert config.is_cluster
+    assert config.nodes == [Node("h", 1), Node("::1", 2)]
+    assert config.node_url(config.nodes[1]) == "rediss://u:s3cret@[::1]:2"
+    assert "s3cret" not in config.shown()
+    config.at("{g_1}").learn_nodes([Node("k", 3)])
+    assert config.nodes == [Node("k", 3), Node("h", 1), Node("::1", 2)]
+
+
+@pytest.mark.parametrize("guild", ["g_1", "{}", "a{g_1}", "{g}_1", "{{g}}"])
+def test_a_guild_id_that_is_no_hash_tag_is_refused_with_its_spelling(guild: str) -> None:
+    with pytest.raises(ConfigError, match=r"must be a hash tag, '\{\w+\}' "):
+        RedisBackendConfig(host="h", is_cluster=True).at(guild)
+    assert RedisBackendConfig(host="h").at(guild).route is None
+
+
+def test_an_organization_with_braces_is_refused_on_a_cluster() -> None:
+    with pytest.raises(ConfigError, match="organization"):
+        RedisMessagingBackend({"is_cluster": True}).shared_namespace = "{acme}"
+    RedisMessagingBackend({"is_cluster": True}).shared_namespace = "acme"
+    RedisMessagingBackend({}).shared_namespace = "{acme}"
 
 
 def test_a_ttl_that_is_no_number_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
