@@ -19,6 +19,9 @@ from rustic_host.errors import RequestError, RusticHostError
 #: Names of the priorities 0 to 7. Written down once more because the messaging layer is slow to import.
 PRIORITIES = ("urgent", "important", "high", "above_normal", "normal", "low", "very_low", "lowest")
 
+# The reply is printed, and says that the agent could not do it.
+_EXIT_ERROR_REPLY = 1
+
 # 128 + SIGINT, as a shell says it.
 _EXIT_INTERRUPTED = 130
 
@@ -48,7 +51,7 @@ class NoInputError(RusticHostError):
     type=click.FloatRange(min=0, min_open=True, max=86400),
     is_flag=False,
     flag_value=30.0,
-    help="Wait for the reply to JSON and print it; without one in time (30 s): exit code 124.",
+    help="Wait for the reply to JSON and print it. Exit code 1: it is an error; 124: none in time (30 s).",
 )
 @click.option("--reply-on", metavar="TOPIC", help="With --wait: the reply is what follows from the message on TOPIC.")
 @socket_option
@@ -78,6 +81,8 @@ def send(
             raise click.UsageError("--wait is for one JSON, without --key; --reply-on is for --wait")
         reply = client.request(guild, topic, one_item(payload, options), wait, reply_on)
         print(reply.decode())
+        if json.loads(reply).get("is_error_message"):
+            raise SystemExit(_EXIT_ERROR_REPLY)
         return
     sender = Sender(partial(client.publish, guild, topic, key=key), options, keyed=key is not None)
     with ExitStack() as files:

@@ -370,6 +370,8 @@ def test_send_waits_for_a_reply_and_prints_it(start: Start, host: FakeHost) -> N
     assert start.run(*sent, "--wait=2.5", "--reply-on", "a topic")[0] == 0
     asked = [(topic, item.payload, seconds, on) for topic, item, seconds, on in host.requests]
     assert asked == [("t", {"a": 1}, 30.0, None), ("t", {"a": 1}, 2.5, "a topic")]
+    host.reply = b'{"payload":{"b":2},"is_error_message":true}'
+    assert start.run(*sent, "--wait")[:2] == (1, f"{host.reply.decode()}\n")
     host.reply = None
     assert start.run(*sent, "--wait") == (124, "", "rustic-host: error: no reply\n")
 
