@@ -100,4 +100,11 @@ def _print_fitted(headings: Sequence[str], rows: Sequence[Sequence[str]], right:
     Console().print(table)
 
 
-_STYLES = {"running": "green", "starting": "yellow", "backoff": "yellow", "failed": "bold red", "stopped": "red"}
+_STYLES = {
+    "running": "green",
+    "standby": "green",
+    "starting": "yellow",
+    "backoff": "yellow",
+    "failed": "bold red",
+    "stopped": "red",
+}

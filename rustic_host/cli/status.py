@@ -50,7 +50,8 @@ def _print_guild(guild: dict[str, Any]) -> None:
     taken = f", {number(interop['imported'])} imported from others" if interop and interop["imported"] else ""
     given_up = guild.get("dead_letters")
     letters = f", {counted(given_up, 'dead letter')} (rustic-host dead-letters list {guild['id']})" if given_up else ""
-    print(printable(f"guild {guild['id']}{named}: {guild['status']}{taken}{letters}"))
+    owner = f" of host {guild['standby_of']}" if guild.get("standby_of") else ""
+    print(printable(f"guild {guild['id']}{named}: {guild['status']}{owner}{taken}{letters}"))
     if interop and interop["error"]:
         print(printable(f"what others publish is not read: {interop['error']}"))
     if guild["agents"]:

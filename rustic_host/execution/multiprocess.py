@@ -196,9 +196,14 @@ class MultiProcessExecutionEngine(ExecutionEngine):
             self.request_stop(agent_id)
             self._await_end([agent_id])
 
-    def shutdown(self) -> None:
-        """Stop all workers in order, then the zygote; returns when they are gone. Not to be called by ``on_event``."""
+    def shutdown(self, stop_seconds: float | None = None) -> None:
+        """Stop all workers in order, then the zygote; returns when they are gone. Not to be called by ``on_event``.
+
+        ``stop_seconds``: instead of the engine's own; 0 kills at once.
+        """
         with self._changed:
+            if stop_seconds is not None:
+                self._stop_seconds = stop_seconds
             first, self._closing = not self._closing, True
             ids = list(self._workers)
             if first and self._nursery is not None:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,12 +19,15 @@ from rustic_host.host.control_socket import ControlSocket
 from rustic_host.host.gateway import Gateway
 from rustic_host.host.guild_service import GuildService
 from rustic_host.host.interop import Interop, is_wanted
+from rustic_host.host.leadership import Leadership
 from rustic_host.host.notify import Notifier
 from rustic_host.host.paths import find_socket
 from rustic_host.host.settings import DEFAULT_METRICS_PORT, Settings
 from rustic_host.host.supervisor import Announce, GuildSupervisor
 from rustic_host.host.sweeper import Sweeper
+from rustic_host.host.tenure import Tenure
 from rustic_host.messaging.redis import slots
+from rustic_host.messaging.redis.host_lease import HostLease
 from rustic_host.messaging.redis.relay import Relay
 from rustic_host.telemetry.logs import get_logger
 from rustic_host.telemetry.tracing import configure_tracing, shutdown_tracing
@@ -54,12 +57,26 @@ class Host:
         self.socket_path = find_socket(settings.socket, os.environ)
         self.started_at = datetime.now(UTC)
         self.metrics_url: str | None = None
-        self.supervisors: dict[str, GuildSupervisor] = {}
-        self.interop: dict[str, Interop] = {}
-        """Of the guilds that have bridges to Rustic AI's processes."""
         self.buses = Buses(settings, self.socket_path.parent)
-        self.sweeper = Sweeper(self.buses, self.supervisors)
+        self.sweeper = Sweeper(self.buses, self.running_here)
+        self._tenures: dict[str, Tenure] = {}
+        self._ready = False
+        self._failure: BaseException | None = None
         self._ending: set[asyncio.Task[None]] = set()
+
+    @property
+    def supervisors(self) -> Mapping[str, GuildSupervisor]:
+        """Of all guilds, also of those that another host runs."""
+        return {guild_id: tenure.supervisor for guild_id, tenure in self._tenures.items()}
+
+    @property
+    def interop(self) -> Mapping[str, Interop]:
+        """Of the guilds that have bridges to Rustic AI's processes, and run here."""
+        return {guild_id: tenure.interop for guild_id, tenure in self._tenures.items() if tenure.interop is not None}
+
+    def running_here(self) -> Mapping[str, GuildSupervisor]:
+        """Of the guilds that no other host runs."""
+        return {guild_id: each for guild_id, each in self.supervisors.items() if each.standby_of is None}
 
     def supervisor(self, guild: str) -> GuildSupervisor:
         """Of one guild.
@@ -90,8 +107,11 @@ class Host:
             await self._serve(stack, listening)
             await self._guilds(stack)
             await self._stop.wait()
+            self._ready = False
             self._notifier.send(STOPPING=1)
             log.info("host_stopping")
+        if self._failure is not None:
+            raise self._failure
         log.info("host_stopped")
 
     def stop(self) -> None:
@@ -122,22 +142,38 @@ class Host:
     async def _guilds(self, stack: AsyncExitStack) -> None:
         for spec, folder in self._specs:
             _warn_of_engine(spec)
-            self.supervisors[spec.id] = GuildSupervisor(
-                spec,
-                self.buses.messaging(spec.id),
-                self._engine_maker(spec, folder),
-                self._service,
-                self._announce,
-                self._guild_ends,
-            )
-        stack.push_async_callback(self._stop_interop)
+            self._tenures[spec.id] = self._tenure(spec, folder)
         stack.push_async_callback(self._stop_guilds)
         stack.callback(asyncio.create_task(self._keep_slots()).cancel)
-        await asyncio.gather(*(interop.start() for interop in self._interop()))
+        await asyncio.gather(*(self._open(tenure) for tenure in self._tenures.values()))
         stack.callback(asyncio.create_task(self.sweeper.run()).cancel)
-        for supervisor in self.supervisors.values():
-            supervisor.start()
         await self._until_settled()
+
+    def _tenure(self, spec: GuildSpec, folder: Path) -> Tenure:
+        config = self.buses.config(spec.id)
+        leadership = Leadership(spec.id, HostLease(config, spec.id, self._settings.lease_seconds))
+        bridged = is_wanted(self._settings.interop, spec, self.buses.is_own(spec.id))
+
+        def supervisor() -> GuildSupervisor:
+            messaging, engine = self.buses.messaging(spec.id), self._engine_maker(spec, folder)
+            return GuildSupervisor(spec, messaging, engine, self._service, self._announce, self._guild_ends, leadership)
+
+        def interop(of: GuildSupervisor) -> Interop | None:
+            return Interop(config, spec, of.topics) if bridged else None
+
+        return Tenure(spec.id, leadership, supervisor, interop, self._announce, self._tell_status, self._guild_ends)
+
+    async def _open(self, tenure: Tenure) -> None:
+        await tenure.open()
+        if tenure.running is not None:
+            tenure.running.add_done_callback(self._tenure_over)
+
+    def _tenure_over(self, task: asyncio.Task[None]) -> None:
+        """Nobody would run, or watch, its guild any more: whoever restarts this host does better."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("host_failed", error=repr(error))
+            self._failure = error
+            self.stop()
 
     async def _until_settled(self) -> None:
         stopped = asyncio.create_task(self._stop.wait())
@@ -147,35 +183,42 @@ class Host:
             task.cancel()
         if self._stop.is_set():
             return
-        statuses = {supervisor.status for supervisor in self.supervisors.values()}
-        records = [record for supervisor in self.supervisors.values() for record in supervisor.agents.values()]
+        records = [record for supervisor in self.running_here().values() for record in supervisor.agents.values()]
         if records and not any(record.came_up for record in records):
             reasons = "; ".join(f"{record.spec.name}: {record.reason}" for record in records)
             raise ExecutionError(f"no agent came up: {reasons}")
-        self._notifier.send(READY=1, STATUS="all agents ready" if statuses == {"running"} else "degraded")
-        log.info("host_ready", guilds=list(self.supervisors), status=sorted(statuses), metrics=self.metrics_url)
+        statuses = sorted({supervisor.status for supervisor in self.supervisors.values()})
+        self._ready = True
+        self._notifier.send(READY=1, STATUS=self._status_line())
+        log.info("host_ready", guilds=list(self.supervisors), status=statuses, metrics=self.metrics_url)
         self._announce(self._where_to_look())
 
     async def _all_settled(self) -> None:
         for supervisor in self.supervisors.values():
             await supervisor.settled.wait()
 
+    def _tell_status(self) -> None:
+        """Tell systemd; before it is ready, and while it stops, the status is another."""
+        if self._ready:
+            self._notifier.send(STATUS=self._status_line())
+
+    def _status_line(self) -> str:
+        others = [each for each in self.supervisors.values() if each.standby_of is not None]
+        ours = {each.status for each in self.running_here().values()}
+        said = [f"standing by for guild {each.spec.id} (run by host {each.standby_of})" for each in others]
+        if ours or not others:
+            said.insert(
+                0, "all agents ready" if ours == {"running"} else "starting" if "starting" in ours else "degraded"
+            )
+        return "; ".join(said)
+
     def _where_to_look(self) -> str:
         rows = [f"guild {supervisor.spec.id} is {supervisor.status}" for supervisor in self.supervisors.values()]
         rows += ["  status   rustic-host status", f"  metrics  {self.metrics_url}", f"  socket   {self.socket_path}"]
         return "\n".join(rows)
 
-    def _interop(self) -> Iterable[Interop]:
-        for guild_id, supervisor in self.supervisors.items():
-            if is_wanted(self._settings.interop, supervisor.spec, self.buses.is_own(guild_id)):
-                self.interop[guild_id] = Interop(self.buses.config(guild_id), supervisor.spec, supervisor.topics)
-        return self.interop.values()
-
-    async def _stop_interop(self) -> None:
-        await asyncio.gather(*(interop.stop() for interop in self.interop.values()))
-
     async def _stop_guilds(self) -> None:
-        await asyncio.gather(*(supervisor.stop() for supervisor in self.supervisors.values()))
+        await asyncio.gather(*(tenure.stop() for tenure in self._tenures.values()))
 
     def _service(self, supervisor: GuildSupervisor) -> GuildService:
         spec = supervisor.spec
@@ -192,12 +235,10 @@ class Host:
     async def _end_guild(self, supervisor: GuildSupervisor) -> None:
         log.info("guild_stopping", guild=supervisor.spec.id)
         try:
-            await supervisor.stop()
+            await self._tenures[supervisor.spec.id].stop(ended=True)
         except ExecutionError as error:
             log.error("guild_not_stopped", guild=supervisor.spec.id, error=str(error))
             return
-        if interop := self.interop.pop(supervisor.spec.id, None):
-            await interop.stop()
         log.info("guild_stopped", guild=supervisor.spec.id)
         self._announce(f"guild {supervisor.spec.id} stopped, as it was asked to")
         if all(other.status == "stopped" for other in self.supervisors.values()):

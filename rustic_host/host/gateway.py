@@ -25,7 +25,15 @@ from rustic_host.messaging.requests import is_reply, reply_slip, reply_topic
 from rustic_host.telemetry.logs import get_logger
 from rustic_host.telemetry.metrics import HostCollector, MetricsSnapshot, render
 from rustic_host.telemetry.tracing import get_tracer
-from rustic_host.web.models import AgentStatus, GuildStatus, HostInfo, HostStatus, InteropStatus, OutgoingItem
+from rustic_host.web.models import (
+    STANDBY,
+    AgentStatus,
+    GuildStatus,
+    HostInfo,
+    HostStatus,
+    InteropStatus,
+    OutgoingItem,
+)
 
 if TYPE_CHECKING:
     from rustic_host.host.daemon import Host
@@ -123,13 +131,17 @@ class Gateway:
         self._host.stop()
 
     async def metrics(self) -> bytes:
-        """Prometheus text; raises :class:`BackendUnavailableError` when the exact counts cannot be read."""
+        """Prometheus text; raises :class:`BackendUnavailableError` when the exact counts cannot be read.
+
+        A guild that another host runs is told of by that one: whoever adds up over hosts counts nothing twice.
+        """
         published: Counter[tuple[str, str]] = Counter()
         large: dict[tuple[str, str], int] = {}
         imported: dict[tuple[str, str], int] = {}
         processed: dict[tuple[str, str, str, str], int] = {}
         letters: dict[tuple[str], int] = {}
-        for guild, supervisor in self._host.supervisors.items():
+        here = self._host.running_here()
+        for guild, supervisor in here.items():
             letters[(guild,)] = await self._host.buses.of(guild).dead_letters(guild)
             names = {f"{guild}${record.spec.id}": record.spec.name for record in supervisor.agents.values()}
             names[supervisor.service.client_id] = supervisor.service.name
@@ -157,6 +169,7 @@ class Gateway:
             agent_up={(guild, r.spec.name): int(r.status == "running") for guild, r in self._records()},
             bridge_up={(guild,): int(interop.error is None) for guild, interop in self._host.interop.items()},
             agent_restarts={(guild, r.spec.name): r.restarts for guild, r in self._records()},
+            standby={(guild,): int(guild not in here) for guild in self._host.supervisors},
             retention_fill=self._retention_fill(),
         )
         return render(self._collector.collect())
@@ -169,7 +182,7 @@ class Gateway:
         return fill
 
     def _records(self) -> list[tuple[str, AgentRecord]]:
-        supervisors = self._host.supervisors.items()
+        supervisors = self._host.running_here().items()
         return [(guild, record) for guild, supervisor in supervisors for record in supervisor.agents.values()]
 
     async def _subscriptions(self, guild: str) -> dict[str, int]:
@@ -226,6 +239,7 @@ class Gateway:
             agents=agents,
             subscriptions=await self._subscriptions(guild),
             dead_letters=dead_letters,
+            standby_of=supervisor.standby_of if supervisor.status == STANDBY else None,
             interop=InteropStatus(imported=imported, error=interop.error) if interop else None,
         )
 

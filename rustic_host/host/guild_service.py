@@ -46,7 +46,14 @@ class GuildRunner(Protocol):
         """Stop the guild, soon."""
 
     def unmanaged(self, reason: str) -> None:
-        """The manager is gone for good; the guild goes on without."""
+        """The manager is gone, perhaps for good; the guild goes on without."""
+
+    @property
+    def ours(self) -> bool:
+        """Whether the guild is known to be this host's to run; any thread may ask."""
+
+    def contested(self) -> None:
+        """Another process took the manager over: perhaps another host runs the guild."""
 
 
 class GuildService:
@@ -141,9 +148,16 @@ class GuildService:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            if not self._runner.ours:
+                self._stopping.wait(AGAIN_SECONDS)
+                continue
             try:
                 self._serve()
-            except (OwnershipLostError, GroupLostError) as error:
+            except OwnershipLostError as error:
+                log.warning("guild_manager_taken_over", guild=self._guild.id, error=str(error))
+                self._in_loop(self._runner.contested)
+                self._stopping.wait(AGAIN_SECONDS)
+            except GroupLostError as error:
                 log.error("guild_manager_ended", guild=self._guild.id, error=str(error))
                 self._in_loop(self._runner.unmanaged, str(error))
                 return

@@ -19,7 +19,6 @@ STABLE_SECONDS = 60.0
 _GIVE_UP = {
     WorkerExit.LOAD_FAILED: "load_failed",
     WorkerExit.GROUP_LOST: "group_lost",
-    WorkerExit.OWNERSHIP_LOST: "ownership_lost",
 }
 
 
@@ -81,6 +80,8 @@ def reason_of(code: int, *, announced: bool = True) -> str:
         return _GIVE_UP[WorkerExit(code)]
     if code == WorkerExit.BOOT_FAILED:
         return "boot_failed"
+    if code == WorkerExit.OWNERSHIP_LOST:
+        return "ownership_lost"
     if code == WorkerExit.BUS_REFUSED:
         return "bus_refused"
     if code == WorkerExit.HANDLER_TIMEOUT:

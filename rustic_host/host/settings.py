@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     """Age at which dead letters are cut."""
     client_seconds: float = Field(default=Bounds().client_seconds, ge=3600)
     """The position of a client that no spec names and that has not read for so long is given up."""
+    lease_seconds: float = Field(default=8.0, ge=1, le=300)
+    """How long after a host was last heard of another one may run its guilds."""
     stop_grace_seconds: float = Field(default=10.0, gt=0, le=86400)
     """How long a worker may take to finish the message in hand; a day at most."""
 

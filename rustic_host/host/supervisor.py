@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from rustic_host.agents.guild_control import AgentHealth
 from rustic_host.errors import RusticHostError
@@ -41,7 +42,7 @@ class AgentRecord:
     spec: AgentSpec
     policy: RestartPolicy
     status: str = "starting"
-    """``starting``, ``running``, ``backoff``, ``failed``, ``stopping``, ``stopped``."""
+    """``starting``, ``running``, ``backoff``, ``failed``, ``stopping``, ``stopped``, ``standby``."""
     pid: int | None = None
     restarts: int = 0
     came_up: bool = False
@@ -65,6 +66,20 @@ class AgentRecord:
     """Who takes its id when it is gone."""
 
 
+class Claim(Protocol):
+    """What says whether the guild is this host's to run, or another's: see :class:`.leadership.Leadership`."""
+
+    @property
+    def sure(self) -> bool:
+        """Whether it is known to be ours now; any thread may ask."""
+
+    def doubt(self) -> None:
+        """Something says that it is another's."""
+
+    async def confirm(self) -> bool:
+        """Whether it is ours; waits until that is known."""
+
+
 class GuildSupervisor:
     """Starts, restarts and stops the agents of one guild. Lives in the host's event loop.
 
@@ -75,6 +90,7 @@ class GuildSupervisor:
         service: makes the guild's manager; that says which agents the guild has now.
         announce: told in words what happens to agents.
         on_end: called when the guild was asked to end.
+        claim: says whether the guild is ours; no worker is started while that is not known.
     """
 
     def __init__(
@@ -85,12 +101,15 @@ class GuildSupervisor:
         service: Callable[["GuildSupervisor"], GuildService],
         announce: Announce,
         on_end: Callable[["GuildSupervisor"], None],
+        claim: Claim,
     ) -> None:
         self.spec = spec
         self.agents = {agent.id: AgentRecord(agent, RestartPolicy()) for agent in spec.agents}
         self.settled = asyncio.Event()
         """Set when every agent is running, has failed for good, or has failed to come up for long enough."""
-        self._messaging, self._announce, self._on_end = messaging, announce, on_end
+        self.standby_of: str | None = None
+        """The host that runs the guild; None is this one."""
+        self._messaging, self._announce, self._on_end, self._claim = messaging, announce, on_end, claim
         self._loop = asyncio.get_running_loop()
         self._engine = engine(self._from_engine)
         self.service = service(self)
@@ -98,13 +117,18 @@ class GuildSupervisor:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._followed = False
         self._stopping: asyncio.Task[None] | None = None
+        self._asking: set[asyncio.Task[None]] = set()
 
     @property
     def status(self) -> str:
-        """``running`` when all agents are; ``starting``, ``degraded``, ``failed``, ``stopping``, ``stopped``."""
+        """``running`` when all agents are; ``starting``, ``degraded``, ``failed``, ``stopping``, ``stopped``;
+        ``standby`` where another host runs it.
+        """
         statuses = {record.status for record in self.agents.values()}
         if self._stopping is not None:
             return "stopped" if self._stopping.done() else "stopping"
+        if self.standby_of is not None:
+            return "standby"
         if statuses <= {"running"}:
             return "degraded" if self._unmanaged else "running"
         if "failed" in statuses:
@@ -118,24 +142,44 @@ class GuildSupervisor:
             found |= {*record.spec.subscribed_topics(), *record.topics}
         return found
 
+    def stand_by(self, holder: str) -> None:
+        """Start nothing, for another host runs the guild; :meth:`start` ends that."""
+        self.standby_of = holder
+        for record in self.agents.values():
+            record.status = "standby"
+        self.settled.set()
+
     def start(self) -> None:
         """Start the guild's manager; the agents follow as soon as it says which they are."""
+        if self.standby_of is not None:
+            self.standby_of = None
+            self.settled.clear()
+            for record in self.agents.values():
+                record.status = "starting"
         self.service.start()
 
-    async def stop(self) -> None:
-        """Stop every agent in order, then the manager; returns when all processes are gone."""
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Stop every agent in order, then the manager; returns when all processes are gone.
+
+        ``at_once``: agents may not finish the message in hand, for it would change nothing: they are another host's.
+
+        Raises:
+            ExecutionError: processes are still there, though they were killed.
+        """
         if self._stopping is None:
-            self._stopping = asyncio.create_task(self._stop())
+            self._stopping = asyncio.create_task(self._stop(at_once))
         await asyncio.shield(self._stopping)
 
-    async def _stop(self) -> None:
+    async def _stop(self, at_once: bool) -> None:
         self.settled.set()
+        for task in self._asking:
+            task.cancel()
         for timer in self._timers.values():
             timer.cancel()
         for record in self.agents.values():
             record.status = "stopping" if record.pid else "stopped"
         try:
-            await asyncio.to_thread(self._engine.shutdown)
+            await asyncio.to_thread(self._engine.shutdown, 0.0 if at_once else None)
         finally:
             await self.service.stop()
 
@@ -188,6 +232,15 @@ class GuildSupervisor:
             self.follow(self.spec)
         self._unmanaged = reason
 
+    @property
+    def ours(self) -> bool:
+        """Whether the guild is known to be this host's to run; any thread may ask."""
+        return self._claim.sure
+
+    def contested(self) -> None:
+        """Somebody took a client of the guild over: perhaps another host runs it."""
+        self._claim.doubt()
+
     def _have(self, agent: AgentSpec) -> None:
         record = self.agents.setdefault(agent.id, AgentRecord(agent, RestartPolicy()))
         if record.leaving:
@@ -225,6 +278,22 @@ class GuildSupervisor:
 
     def _launch(self, record: AgentRecord) -> None:
         record.status, record.error, record.announced = "starting", "", None
+        if self._claim.sure:
+            self._launch_now(record)
+            return
+        asking = asyncio.create_task(self._launch_if_ours(record))
+        self._asking.add(asking)
+        asking.add_done_callback(self._asking.discard)
+
+    async def _launch_if_ours(self, record: AgentRecord) -> None:
+        """A worker takes its agent over from whoever has it, so it is not started on a mere belief."""
+        ours = await self._claim.confirm()
+        if record.leaving:
+            self._gone(record)
+        elif ours and self._stopping is None:
+            self._launch_now(record)
+
+    def _launch_now(self, record: AgentRecord) -> None:
         try:
             self._engine.launch(self.spec, record.spec, self._messaging)
         except RusticHostError as error:
@@ -269,7 +338,10 @@ class GuildSupervisor:
             self._gone(record)
             return
         record.error = record.error or event.detail["error"]
-        decision = record.policy.ended(event.code, announced=record.announced == event.code)
+        announced = record.announced == event.code
+        if announced and event.code == WorkerExit.OWNERSHIP_LOST:
+            self.contested()
+        decision = record.policy.ended(event.code, announced=announced)
         log.warning(
             "agent_ended",
             **self._named(record),

@@ -1,7 +1,7 @@
 """Has the topics of all guilds cut to their bounds, every few seconds."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from rustic_host.errors import MessagingError
@@ -33,10 +33,10 @@ class Sweeper:
 
     Args:
         buses: the servers.
-        guilds: by id; those of the moment.
+        guilds: those that run here at the moment, by id.
     """
 
-    def __init__(self, buses: Buses, guilds: Mapping[str, Swept]) -> None:
+    def __init__(self, buses: Buses, guilds: Callable[[], Mapping[str, Swept]]) -> None:
         self._buses, self._guilds = buses, guilds
         self.slow: dict[str, list[Slow]] = {}
         """By guild: clients that will lose messages if they go on like that."""
@@ -44,7 +44,10 @@ class Sweeper:
     async def run(self) -> None:
         """Sweep all guilds, rest, and again."""
         while True:
-            more = [await self._sweep(guild_id, guild) for guild_id, guild in list(self._guilds.items())]
+            guilds = self._guilds()
+            for gone in self.slow.keys() - guilds.keys():
+                del self.slow[gone]
+            more = [await self._sweep(guild_id, guild) for guild_id, guild in guilds.items()]
             await asyncio.sleep(BREATH_SECONDS if any(more) else SWEEP_SECONDS)
 
     async def _sweep(self, guild_id: str, guild: Swept) -> bool:

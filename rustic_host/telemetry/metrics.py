@@ -46,6 +46,8 @@ class MetricsSnapshot:
     """1 where what Rustic AI's processes publish is read, 0 where that has failed for now, by (guild,)."""
     agent_restarts: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Restarts since the host started, by (guild, agent)."""
+    standby: Mapping[tuple[str], int] = field(default_factory=dict)
+    """1 for a guild that another host runs, 0 for one that runs here, by (guild,)."""
     retention_fill: Mapping[tuple[str, str, str], float] = field(default_factory=dict)
     """Share of what a topic may hold that an agent has not read, by (guild, topic, agent); at 1 it loses messages."""
 
@@ -148,6 +150,7 @@ class HostCollector(Collector):
         yield _gauge("rustic_dead_letters", "Messages given up, in the queue now.", ("guild",), now.dead_letters)
         yield _gauge("rustic_agent_up", "1 when the agent runs.", ("guild", "agent"), now.agent_up)
         yield _gauge("rustic_bridge_up", "1 when what others publish is read.", ("guild",), now.bridge_up)
+        yield _gauge("rustic_guild_standby", "1 while another host runs the guild.", ("guild",), now.standby)
         yield _gauge(
             "rustic_retention_unread_ratio",
             "Share of what the topic may hold that the agent has not read, from a half on; at 1 messages are lost.",

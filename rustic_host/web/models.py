@@ -13,6 +13,9 @@ RUNNING = "running"
 #: What a guild's ``status`` is when it was asked to end.
 STOPPED = "stopped"
 
+#: What a guild's and its agents' ``status`` is when another host runs it, and this one would take it over.
+STANDBY = "standby"
+
 # ``EX_SOFTWARE`` of ``sysexits.h``.
 _EXIT_SOFTWARE = 70
 
@@ -71,6 +74,8 @@ class GuildStatus(BaseModel):
     """``None`` where what Rustic AI's processes publish is not read."""
     dead_letters: int | None = None
     """Messages that were given up and lie in the queue; ``None`` is not known."""
+    standby_of: str | None = None
+    """The host that runs it, when its status is ``standby``."""
 
 
 class HostStatus(BaseModel):
@@ -82,9 +87,9 @@ class HostStatus(BaseModel):
     def not_ready(self) -> list[str]:
         """Return ``guild: status`` and ``guild/agent: status`` of all that does not run; empty when ready.
 
-        A guild that was asked to end is not waited for.
+        A guild that was asked to end is not waited for, and one that another host runs is well.
         """
-        guilds = [guild for guild in self.guilds if guild.status != STOPPED]
+        guilds = [guild for guild in self.guilds if guild.status not in (STOPPED, STANDBY)]
         waiting = [f"{guild.id}: {guild.status}" for guild in guilds if guild.status != RUNNING]
         waiting += [
             f"{guild.id}/{agent.name}: {agent.status}"

@@ -30,7 +30,6 @@ def policy(chance: float = 0.5, clock: Clock | None = None) -> RestartPolicy:
     [
         (WorkerExit.LOAD_FAILED, "load_failed"),
         (WorkerExit.GROUP_LOST, "group_lost"),
-        (WorkerExit.OWNERSHIP_LOST, "ownership_lost"),
     ],
 )
 def test_what_trying_again_will_not_help(code: int, reason: str) -> None:
@@ -45,6 +44,7 @@ def test_what_trying_again_will_not_help(code: int, reason: str) -> None:
         (WorkerExit.ORDERLY, "exited_unasked"),
         (WorkerExit.BOOT_FAILED, "boot_failed"),
         (WorkerExit.BUS_REFUSED, "bus_refused"),
+        (WorkerExit.OWNERSHIP_LOST, "ownership_lost"),
         (WorkerExit.BUG, "crashed_with_exit_code_70"),
         (1, "crashed_with_exit_code_1"),
         (255, "crashed_with_exit_code_255"),

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from rustic_host.errors import ExecutionError
 from rustic_host.execution.events import WorkerEvent
+from rustic_host.execution.exit_codes import WorkerExit
 from rustic_host.execution.multiprocess import MultiProcessExecutionEngine
 from rustic_host.guild.dsl import AgentSpec, GuildSpec
 from rustic_host.guild.health import HeartbeatStatus
@@ -40,8 +41,8 @@ class FakeEngine:
     def update_guild(self, guild: GuildSpec) -> None:
         self.told.append(f"guild of {len(guild.agents)}")
 
-    def shutdown(self) -> None:
-        self.told.append("shutdown")
+    def shutdown(self, stop_seconds: float | None = None) -> None:
+        self.told.append("shutdown" if stop_seconds is None else f"shutdown within {stop_seconds:g} s")
 
     def take(self) -> list[str]:
         told, self.told = self.told, []
@@ -64,17 +65,39 @@ class FakeService:
         self.told.append("stop")
 
 
+class FakeClaim:
+    """Sure until it is told to doubt; then a test answers."""
+
+    def __init__(self) -> None:
+        self.sure = True
+        self.answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def doubt(self) -> None:
+        self.sure = False
+
+    async def confirm(self) -> bool:
+        return await self.answer
+
+
 class Bench:
     """A supervisor with both; made in a loop."""
 
-    def __init__(self, spec: GuildSpec) -> None:
+    def __init__(self, spec: GuildSpec, *, start: bool = True) -> None:
         self.said: list[str] = []
         self.ended: list[GuildSupervisor] = []
         self.service = FakeService()
+        self.claim = FakeClaim()
         self.supervisor = GuildSupervisor(
-            spec, MESSAGING, self._make, lambda _: cast(GuildService, self.service), self.said.append, self.ended.append
+            spec,
+            MESSAGING,
+            self._make,
+            lambda _: cast(GuildService, self.service),
+            self.said.append,
+            self.ended.append,
+            self.claim,
         )
-        self.supervisor.start()
+        if start:
+            self.supervisor.start()
 
     def _make(self, on_event: Callable[[WorkerEvent], None]) -> MultiProcessExecutionEngine:
         self.engine = FakeEngine(on_event)
@@ -206,5 +229,76 @@ def test_the_manager_stops_last_and_once() -> None:
         assert bench.supervisor.status == "stopped"
         bench.supervisor.follow(guild("a", "b"))
         assert bench.engine.take() == []
+
+    run(scenario)
+
+
+# ---- a guild that may be another host's ---------------------------------------------------------------------------
+
+
+def test_a_worker_that_was_taken_over_is_restarted_when_the_guild_is_still_ours() -> None:
+    async def scenario() -> None:
+        bench = Bench(guild("a", "b"))
+        bench.supervisor.follow(guild("a", "b"))
+        await bench.hear("ready", "a")
+        bench.engine.take()
+        await bench.hear("failed", "a", WorkerExit.OWNERSHIP_LOST, error="taken", traceback="")
+        await bench.hear("exited", "a", WorkerExit.OWNERSHIP_LOST)
+        assert (bench.claim.sure, bench.statuses["a"]) == (False, "backoff")
+        bench.supervisor._restart(bench.supervisor.agents["a"])  # its time has come
+        await asyncio.sleep(0)
+        assert bench.engine.take() == []
+        bench.claim.answer.set_result(True)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert bench.engine.take() == ["launch a d in 2"]
+        await bench.supervisor.stop()
+
+    run(scenario)
+
+
+def test_nothing_is_launched_while_the_guild_may_be_anothers() -> None:
+    async def scenario() -> None:
+        bench = Bench(guild("a", "b"))
+        bench.claim.doubt()
+        bench.supervisor.follow(guild("a", "b"))
+        bench.supervisor.follow(guild("a"))  # b leaves before it ever came
+        bench.claim.answer.set_result(False)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert [told for told in bench.engine.take() if told.startswith("launch")] == []
+        assert bench.statuses == {"a": "starting"}
+        await bench.supervisor.stop(at_once=True)
+        assert bench.engine.take() == ["shutdown within 0 s"]
+
+    run(scenario)
+
+
+def test_who_waits_to_be_sure_waits_no_more_when_the_guild_is_stopped() -> None:
+    async def scenario() -> None:
+        bench = Bench(guild("a"))
+        bench.claim.doubt()
+        bench.supervisor.follow(guild("a"))
+        await bench.supervisor.stop()
+        assert bench.supervisor._asking == set()
+        assert bench.statuses == {"a": "stopped"}
+
+    run(scenario)
+
+
+def test_standing_by_is_settled_and_starts_nothing() -> None:
+    async def scenario() -> None:
+        bench = Bench(guild("a"), start=False)
+        bench.supervisor.stand_by("alpha (pid 7)")
+        assert bench.supervisor.settled.is_set()
+        assert (bench.supervisor.status, bench.statuses) == ("standby", {"a": "standby"})
+        assert (bench.service.told, bench.engine.take()) == ([], [])
+        bench.supervisor.start()
+        assert not bench.supervisor.settled.is_set()
+        assert (bench.supervisor.status, bench.statuses, bench.service.told) == (
+            "starting",
+            {"a": "starting"},
+            ["start"],
+        )
 
     run(scenario)

@@ -95,6 +95,10 @@ class Keys:
         """STRING that expires: somebody cuts the namespace's topics; libraries leave it to them while it is there."""
         return f"{self.prefix}rustic-host:{namespace}:sweeper"
 
+    def host_key(self, namespace: str) -> str:
+        """HASH that expires: the host that runs the guild, by its lease."""
+        return f"{self.prefix}rustic-host:{namespace}:host"
+
     def schema_key(self, namespace: str) -> str:
         """STRING, the version of the layout that a namespace is stored in."""
         return f"{self.prefix}rustic-host:{namespace}:schema"
