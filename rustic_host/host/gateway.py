@@ -161,9 +161,7 @@ class Gateway:
             large=large,
             processed=processed,
             subscriptions={
-                (guild, topic): n
-                for guild in self._host.supervisors
-                for topic, n in (await self._subscriptions(guild)).items()
+                (guild, topic): n for guild in here for topic, n in (await self._subscriptions(guild)).items()
             },
             dead_letters=letters,
             agent_up={(guild, r.spec.name): int(r.status == "running") for guild, r in self._records()},

@@ -8,7 +8,7 @@ from tests.chaos.feeder import NAME as FEEDER
 from tests.chaos.judge import AGENTS
 from tests.chaos.plan import Fault
 from tests.chaos.proxy import Cut, Direction
-from tests.chaos.system import System
+from tests.chaos.system import HungError, System
 
 FIRE_SECONDS = 5.0
 """How long a cut that was set may take to find its byte."""
@@ -141,7 +141,7 @@ def script_flush(system: System, fault: Fault) -> float:
 def twin(system: System, fault: Fault) -> float:
     """A worker is stopped, another takes its agent over, and the first wakes up: it must change nothing, and leave.
 
-    The host gives the agent up then, the twin being its owner: both are killed, and the host started again.
+    The guild is still the host's, so it starts the agent again, and it is the twin who must leave then.
     """
     worker = system.worker(fault.target)
     with system.twin(fault.target) as second:
@@ -153,9 +153,9 @@ def twin(system: System, fault: Fault) -> float:
         system.host.process.wait_for_line(
             '"event": "agent_ended"', f'"exit_code": {int(WorkerExit.OWNERSHIP_LOST)}', after=said
         )
-        _need_flight(system, fault.target)
-        second.kill9()
-        return max(taken_over, host_kill(system, fault))
+        if second.wait() != WorkerExit.OWNERSHIP_LOST:
+            raise HungError(f"the twin was not taken over: {second.output}")
+        return max(taken_over, _recovery(system, [fault.target]))
 
 
 def everything(system: System, fault: Fault) -> float:
@@ -173,7 +173,7 @@ def everything(system: System, fault: Fault) -> float:
 
 
 def second_host(system: System, fault: Fault) -> float:
-    """A second host on the same guild; then the first is killed."""
+    """A second host on the same guild stands by; then the first is killed."""
     _need_flight(system)
     system.start_second_host()
     _need_flight(system)
@@ -184,10 +184,26 @@ def second_host(system: System, fault: Fault) -> float:
     return time.monotonic() - began
 
 
+def zombie_host(system: System, fault: Fault) -> float:
+    """A host and its workers are stopped, a second one takes over when the lease ends, and the first ones wake up."""
+    system.start_second_host()
+    _need_flight(system)
+    began = time.monotonic()
+    with system.stopped(*system.host_family()):
+        system.use_second_host()
+        system.await_takeover()
+        system.await_progress([*AGENTS], system.done())
+        took = time.monotonic() - began
+    recovered = _recovery(system, [*AGENTS])
+    system.end_first_host()
+    return max(took, recovered)
+
+
 KINDS: dict[str, Callable[[System, Fault], float]] = {
     kind.__name__: kind
     for kind in (
         worker_kill, zygote_kill, host_kill, server_kill, server_torn, server_stop, worker_stop, cut_request,
         cut_reply, cut_all, client_kill, script_flush, twin, everything, second_host,
+        zombie_host,
     )
 }  # fmt: skip

@@ -24,8 +24,8 @@ DECK = {
 }
 """How often each kind comes in a deck; decks are shuffled and dealt one after another."""
 
-EXTRA = ("everything", "second_host")
-"""Kinds that come only when they are asked for by name: they take long, or need what is not built yet."""
+EXTRA = ("everything", "second_host", "zombie_host")
+"""Kinds that come only when they are asked for by name: they take long."""
 
 MAX_TORN_BYTES = 60_000
 MAX_CUT_BYTES = {"cut_request": 6_000, "cut_reply": 3_000}

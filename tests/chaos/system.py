@@ -62,6 +62,7 @@ class System:
         self.proxy: Proxy
         self.host: HostProcess
         self.feeder: Feeder
+        self._first: HostProcess
         self._second: HostProcess
 
     def __enter__(self) -> "System":
@@ -81,7 +82,13 @@ class System:
     def _new_host(self) -> HostProcess:
         options = ["--redis", self.proxy.url, "--metrics-port", "0", "--log-format", "json", "--log-level", "WARNING"]
         return HostProcess(
-            [SPEC], options=options, env={"RUSTIC_AI_REDIS_MSG_TTL": INDEX_TTL, "PYTHONPATH": str(HERE.parents[1])}
+            [SPEC],
+            options=options,
+            env={
+                "RUSTIC_AI_REDIS_MSG_TTL": INDEX_TTL,
+                "RUSTIC_HOST_LEASE_SECONDS": "2",
+                "PYTHONPATH": str(HERE.parents[1]),
+            },
         )
 
     # ---- looking ----------------------------------------------------------------------------------------------
@@ -182,7 +189,21 @@ class System:
 
     def use_second_host(self) -> None:
         """From now on :attr:`host` is the one started last."""
-        self.host = self._second
+        self._first, self.host = self.host, self._second
+
+    def await_takeover(self) -> None:
+        """Wait until all agents run at :attr:`host`. Raises HungError."""
+        self._await(
+            lambda: all(agent["status"] == "running" for agent in self.agents().values()), "the second host runs all"
+        )
+
+    def end_first_host(self) -> None:
+        """Stop the host that was replaced; nothing of it may be left."""
+        self._first.close()
+
+    def host_family(self) -> list[int]:
+        """The host and all that descends from it."""
+        return [self.host.pid, *(child.pid for child in psutil.Process(self.host.pid).children(recursive=True))]
 
     def kill_server(self) -> None:
         """SIGKILL, what it forked included."""
@@ -204,14 +225,16 @@ class System:
         os.truncate(files[-1], max(0, size - many))
 
     @contextmanager
-    def stopped(self, pid: int) -> Iterator[None]:
-        """A process is stopped for a while."""
-        os.kill(pid, signal.SIGSTOP)
+    def stopped(self, *pids: int) -> Iterator[None]:
+        """Processes are stopped for a while; the first wakes last."""
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+            for pid in reversed(pids):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     @contextmanager
     def twin(self, name: str) -> Iterator["Twin"]:
