@@ -1,5 +1,14 @@
 """The servers of the bus tests."""
 
-from tests.messaging.conftest import bus, flavour, own_bus, own_server, server, shared_server
+from tests.messaging.conftest import (
+    bus,
+    cluster,
+    flavour,
+    own_bus,
+    own_server,
+    server,
+    shared_cluster,
+    shared_server,
+)
 
-__all__ = ["bus", "flavour", "own_bus", "own_server", "server", "shared_server"]
+__all__ = ["bus", "cluster", "flavour", "own_bus", "own_server", "server", "shared_cluster", "shared_server"]

@@ -136,7 +136,7 @@ class RedisBackendConfig(BaseModel):
         if not self.is_cluster:
             return self
         routed = self.model_copy()
-        routed._route = key
+        routed._route, routed._known_nodes = key, list(self._known_nodes)
         return routed
 
     def check_shared(self, name: str) -> None:
@@ -153,7 +153,7 @@ class RedisBackendConfig(BaseModel):
         return list(dict.fromkeys([*self._known_nodes, *self._given_nodes()]))
 
     def learn_nodes(self, nodes: list[Node]) -> None:
-        """Remember the nodes of a cluster, also for all copies of these settings."""
+        """Remember the nodes of a cluster; the first is asked first the next time, also by copies with this route."""
         self._known_nodes[:] = nodes
 
     def connection_url(self) -> str:

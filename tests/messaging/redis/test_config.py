@@ -227,8 +227,9 @@ def test_a_url_names_several_nodes_and_each_has_a_url_of_its_own() -> None:
     assert config.nodes == [Node("h", 1), Node("::1", 2)]
     assert config.node_url(config.nodes[1]) == "rediss://u:s3cret@[::1]:2"
     assert "s3cret" not in config.shown()
-    config.at("{g_1}").learn_nodes([Node("k", 3)])
-    assert config.nodes == [Node("k", 3), Node("h", 1), Node("::1", 2)]
+    routed = config.at("{g_1}")
+    routed.model_copy().learn_nodes([Node("k", 3)])
+    assert routed.nodes == [Node("k", 3), Node("h", 1), Node("::1", 2)]
 
 
 @pytest.mark.parametrize("guild", ["g_1", "{}", "a{g_1}", "{g}_1", "{{g}}"])
