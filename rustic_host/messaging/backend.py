@@ -52,7 +52,8 @@ class MessagingBackend(ABC):
     def subscribe(self, topic: str, handler: Callable[[Message], None]) -> None:
         """Call ``handler`` with each message stored from now on; in force when it returns.
 
-        An interface subscribes once to each topic, and not again before it has unsubscribed.
+        An interface subscribes once to each topic, and not again before it has unsubscribed; others may subscribe
+        to the same topic, and all are called.
         """
 
     @abstractmethod
@@ -75,8 +76,12 @@ class MessagingBackend(ABC):
         return next(iter(self.get_messages_for_topic_since(topic, last_message_id)), None)
 
     def unsubscribe(self, topic: str) -> None:
-        """End the subscription; a backend that cannot goes on, and is not subscribed to that topic again."""
+        """End the subscriptions of a topic; a backend that cannot goes on, and is not subscribed to it again."""
         return
+
+    def unsubscribe_handler(self, topic: str, handler: Callable[[Message], None]) -> None:
+        """End one subscription; a backend that cannot tell them apart ends all of the topic."""
+        self.unsubscribe(topic)
 
     def watch_publishing(self, watch: Watch) -> None:
         """Tell ``watch`` of the connection that publishes, if there is such."""

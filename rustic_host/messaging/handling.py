@@ -80,7 +80,7 @@ class Handling:
             return self._notified(client, message)
         except Exception as error:
             log.exception("handler_failed", client=client.id, topic=topic, message_id=message.id)
-            return Failed(error, undo=True)
+            return Failed(error, undo=True, final=in_hand.is_given_up(error))
 
     def judged(self, client: Client, topic: str, attempt: int, answer: Failed, hand: in_hand.InHand) -> Later | Failed:
         """Whether a failed message is tried again; what was sent up to now is void if the answer says so.

@@ -32,11 +32,13 @@ class Owner(Protocol):
 class InHand(ABC):
     """One message in a handler. ``owner`` is what delivers it."""
 
-    __slots__ = ("ended", "owner", "requests")
+    __slots__ = ("ended", "final", "owner", "requests")
 
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
         self.ended = False
+        self.final: BaseException | None = None
+        """What nobody is to try again for, if it leaves the client."""
         self.requests = 0
 
     @property
@@ -106,11 +108,8 @@ class InMemory(InHand):
     __slots__ = ("_all", "_at", "sent")
 
     def __init__(self, owner: Owner, at: tuple[str, str, int], kept: EarlyByMessage) -> None:
-        self.owner, self.ended, self.requests = (
-            owner,
-            False,
-            0,
-        )  # not by super(): it is made very often
+        # Not by super(): it is made very often.
+        self.owner, self.ended, self.final, self.requests = owner, False, None, 0
         self._at, self._all = at, kept
         self.sent: list[Message] = []
 
@@ -160,6 +159,18 @@ def of(owner: Owner) -> InHand | None:
     """The message that is being handled here, if ``owner`` delivered it."""
     found = current.get()
     return found if found is not None and found.owner is owner and not found.ended else None
+
+
+def give_up(error: BaseException) -> None:
+    """Say, in a client, that what it raises now is the end of its own attempts, and that no policy is to add others."""
+    if (hand := current.get()) is not None:
+        hand.final = error
+
+
+def is_given_up(error: BaseException) -> bool:
+    """Whether :func:`give_up` was said of what a client has raised."""
+    hand = current.get()
+    return hand is not None and hand.final is error
 
 
 def check_key(key: str) -> None:

@@ -71,7 +71,9 @@ class InMemoryMessagingBackend(MessagingBackend):
         self._subscribed: dict[str, None] = {}
 
     def store_message(self, namespace: str, topic: str, message: Message) -> None:
-        """Store, then call each subscriber."""
+        """Store, then call each subscriber; raises MessageTooLargeError before that, but for a dead letter."""
+        if not topic.endswith(f":{DEAD_LETTER_TOPIC}"):  # it holds a message that was not too large
+            self.sizes.check(message)
         fields = freeze(message)
         self._deliver([(self._put(namespace, topic, fields), fields)])
 
@@ -101,14 +103,18 @@ class InMemoryMessagingBackend(MessagingBackend):
         return [hand_out(fields) for fields in self._store.with_ids(namespace, msg_ids)]
 
     def subscribe(self, topic: str, handler: Callable[[Message], object]) -> None:
-        """One handler for each topic of this backend object; a second call replaces it."""
+        """Every handler is called, whoever subscribed it."""
         self._subscribed[topic] = None
         self._store.add_handler(topic, id(self), handler)
 
     def unsubscribe(self, topic: str) -> None:
-        """End the subscription."""
+        """End the subscriptions made through this object."""
         self._subscribed.pop(topic, None)
-        self._store.remove_handler(topic, id(self))
+        self._store.remove_handlers(topic, id(self))
+
+    def unsubscribe_handler(self, topic: str, handler: Callable[[Message], object]) -> None:
+        """End one, made through this object."""
+        self._store.remove_handlers(topic, id(self), handler)
 
     def cleanup(self) -> None:
         """End the subscriptions made through this object; the store stays for the others."""

@@ -5,7 +5,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush, heapreplace
-from itertools import count, islice
+from itertools import chain, count, islice
 
 from rustic_host.messaging import counts as names
 from rustic_host.messaging.by_id import ById
@@ -42,7 +42,7 @@ class Topic:
         self.arrived: deque[Record] = deque()
         self.ids: dict[int, Record] = {}
         """Of the whole namespace."""
-        self.handlers: dict[Owner, Handler] = {}
+        self.handlers: dict[Owner, list[Handler]] = {}
         self.snapshot: tuple[Handler, ...] | None = ()
         """The handlers as they are called; None when it is to be made anew."""
         self.published = 0
@@ -106,23 +106,29 @@ class MemoryStore:
         """Who hears of a message on ``topic`` now."""
         if (snapshot := topic.snapshot) is None:
             with self.lock:
-                snapshot = topic.snapshot = tuple(topic.handlers.values())
+                snapshot = topic.snapshot = tuple(chain.from_iterable(topic.handlers.values()))
         return snapshot
 
     def add_handler(self, name: str, owner: Owner, handler: Handler) -> None:
-        """Subscribe; an owner's earlier handler is replaced."""
+        """Subscribe; a handler that is subscribed already stays so, once."""
         with self.lock:
             topic = self._topic(name)
-            topic.handlers[owner] = handler
+            mine = topic.handlers.setdefault(owner, [])
+            if handler not in mine:
+                mine.append(handler)
             topic.snapshot = None
 
-    def remove_handler(self, name: str, owner: Owner) -> None:
-        """End a subscription."""
+    def remove_handlers(self, name: str, owner: Owner, handler: Handler | None = None) -> None:
+        """End an owner's subscriptions, or the one of ``handler``."""
         with self.lock:
             topic = self._topics.get(name)
-            if topic is not None and topic.handlers.pop(owner, None) is not None:
-                topic.snapshot = None
-                self._forget_if_unused(topic)
+            if topic is None or owner not in topic.handlers:
+                return
+            mine = topic.handlers.pop(owner)
+            if handler is not None and (left := [each for each in mine if each != handler]):
+                topic.handlers[owner] = left
+            topic.snapshot = None
+            self._forget_if_unused(topic)
 
     def since(self, name: str, number: int, at_most: int | None = None) -> list[Frozen]:
         """Messages of a topic with a greater id, by id."""

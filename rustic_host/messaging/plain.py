@@ -7,7 +7,7 @@ from functools import partial
 from rustic_host.messaging.backend import MessagingBackend
 from rustic_host.messaging.client import Client
 from rustic_host.messaging.handling import Settle
-from rustic_host.messaging.in_turn import in_turn
+from rustic_host.messaging.in_turn import Handler, in_turn
 from rustic_host.messaging.inbox import Inbox
 from rustic_host.messaging.message import Message
 from rustic_host.messaging.presenting import Presenter
@@ -32,6 +32,7 @@ class PlainSubscriptions:
         self._lock = threading.RLock()
         self._inboxes: dict[str, Inbox] = {}
         self._takers: dict[str, dict[str, Inbox]] = {}
+        self._handlers: dict[str, Handler] = {}
         # A backend that cannot end a subscription is not asked for a second one of the same topic.
         self._can_end = type(backend).unsubscribe is not MessagingBackend.unsubscribe
         self.subscribed: set[str] = set()
@@ -62,7 +63,7 @@ class PlainSubscriptions:
                 del self._takers[topic]
                 if self._can_end:
                     self.subscribed.discard(topic)
-                    self._backend.unsubscribe(topic)
+                    self._backend.unsubscribe_handler(topic, self._handlers.pop(topic))
                     log.debug("backend_unsubscribed", topic=topic)
         if inbox := self._inboxes.get(client_id):
             inbox.forget([bare])
@@ -75,11 +76,13 @@ class PlainSubscriptions:
     def _subscribe(self, topic: str, takers: dict[str, Inbox]) -> None:
         try:
             take = partial(self._hand_out, topic)
-            self._backend.subscribe(topic, take if self._backend.delivers_in_turn else in_turn(take))
+            handler = take if self._backend.delivers_in_turn else in_turn(take)
+            self._backend.subscribe(topic, handler)
         except BaseException:
             takers.clear()
             self._takers.pop(topic, None)
             raise
+        self._handlers[topic] = handler
         self.subscribed.add(topic)
         log.debug("backend_subscribed", topic=topic)
 

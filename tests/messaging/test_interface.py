@@ -515,6 +515,22 @@ def test_plain_callbacks_of_the_backend_are_durable_too(bus: Bus) -> None:
         RedisMessagingBackend({"unix_socket_path": "/nonexistent"})._place("g").publisher._link.connect()
 
 
+def test_all_plain_callbacks_of_a_topic_are_called_and_what_one_raises_is_told_once(bus: Bus) -> None:
+    def fail(received: Message) -> None:
+        received.payload["n"] = 2
+        raise ValueError("no")
+
+    backend = RedisMessagingBackend(bus.config)
+    inbox: Inbox = queue.Queue()
+    for callback in (fail, inbox.put, inbox.put):
+        backend.subscribe(f"{bus.namespace}:t", callback, "c", bus.namespace)
+    bus.publish(1)
+    assert taken(inbox) == [{"n": 1}]
+    wait_until(lambda: bus.outcomes() == {"failed": 1})
+    assert [letter["payload"]["error_type"] for letter in bus.letters()] == ["ValueError"]
+    backend.cleanup()
+
+
 def test_a_plain_callback_that_raises_makes_a_dead_letter_in_memory() -> None:
     def fail(received: Message) -> None:
         received.payload["n"] = 2

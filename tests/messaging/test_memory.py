@@ -3,12 +3,13 @@
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from rustic_host.errors import ConfigError
+from rustic_host.errors import ConfigError, MessageTooLargeError
 from rustic_host.messaging import (
     AgentTag,
     GemstoneGenerator,
@@ -22,7 +23,8 @@ from rustic_host.messaging import (
 )
 from rustic_host.messaging import counts as names
 from rustic_host.messaging.client import Client
-from rustic_host.messaging.memory_store import SWEEP_SECONDS, SWEPT_TOPICS, MemoryStore
+from rustic_host.messaging.memory_store import SWEEP_SECONDS, SWEPT_TOPICS, Handler, MemoryStore
+from rustic_host.messaging.sizes import SizeLimits
 from tests.messaging.bus import GENERATOR, WAIT_SECONDS, message
 
 
@@ -158,9 +160,9 @@ def test_ending_subscriptions_touches_the_own_topics_only(store: MemoryStore) ->
     asked: list[str] = []
 
     class Watched(MemoryStore):
-        def remove_handler(self, name: str, owner: int) -> None:
+        def remove_handlers(self, name: str, owner: int, handler: Handler | None = None) -> None:
             asked.append(name)
-            super().remove_handler(name, owner)
+            super().remove_handlers(name, owner, handler)
 
     watched = Watched()
     others, own = InMemoryMessagingBackend(store=watched), InMemoryMessagingBackend(store=watched)
@@ -186,6 +188,48 @@ def test_what_a_publisher_changes_after_publishing_is_seen_by_nobody(store: Memo
     assert (stored.payload, stored.enrich_with_history) == ({"x": [1]}, 0)
     stored.payload["x"] = "a reader's"
     assert backend.get_messages_by_id("g", [sent.id])[0].payload == {"x": [1]}
+
+
+def test_all_callbacks_of_a_topic_are_called_beside_the_clients_of_an_interface() -> None:
+    config = MessagingConfig(backend_module="rustic_host.messaging", backend_class="InMemoryMessagingBackend")
+    messaging, heard = MessagingInterface(f"g{uuid4().hex}", config), list[str]()
+    topic, client = f"{messaging.namespace}:t", SimpleClient("c", "c", lambda received: heard.append("client"))
+    messaging.register_client(client)
+    messaging.subscribe("t", client)
+    plain = {name: partial(_note, heard, name) for name in ("one", "two")}
+    for name in ("one", "two", "one"):
+        messaging.backend.subscribe(topic, plain[name])
+    publish = partial(messaging.publish, SimpleClient("s", "s", print))
+    publish(message("t"))
+    assert heard == ["client", "one", "two"]
+    messaging.unsubscribe("t", client)
+    messaging.backend.unsubscribe_handler(topic, plain["one"])
+    publish(message("t"))
+    assert heard == ["client", "one", "two", "two"]
+    messaging.subscribe("t", client)
+    publish(message("t"))
+    assert heard[4:] == ["two", "client"]
+    messaging.backend.unsubscribe(topic)
+    publish(message("t"))
+    assert len(heard) == 6
+    messaging.shutdown()
+
+
+def _note(heard: list[str], name: str, received: Message) -> None:
+    heard.append(name)
+
+
+def test_a_message_too_large_is_refused_by_the_backend_itself(store: MemoryStore) -> None:
+    backend, heard = InMemoryMessagingBackend(store=store), list[Message]()
+    backend.sizes = SizeLimits(1000)
+    for topic in ("g:t", "g:dead_letter_queue"):
+        backend.subscribe(topic, heard.append)
+    large = message("t", {"text": "x" * 1000})
+    with pytest.raises(MessageTooLargeError):
+        backend.store_message("g", "g:t", large)
+    assert (heard, backend.get_messages_for_topic("g:t")) == ([], [])
+    backend.store_message("g", "g:dead_letter_queue", large)
+    assert len(heard) == 1
 
 
 def test_a_subscriber_that_raises_is_the_only_one_to_notice(store: MemoryStore) -> None:

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from rustic_host.messaging import AgentTag, Message, MessageTrackingClient, MessagingConfig, MessagingInterface
 from tests.messaging.bus import message, wait_until
@@ -44,6 +44,20 @@ class Subscribing(RuleBasedStateMachine):
         self.messaging.subscribe(topic, self.clients[name])
         self.subscribed.add((name, topic))
         self.on_subscribed(name, topic)
+
+    @precondition(lambda self: self.subscribed)
+    @rule(data=st.data())
+    def subscribe_again(self, data: st.DataObject) -> None:
+        """What is in force already: it changes nothing."""
+        name, topic = data.draw(st.sampled_from(sorted(self.subscribed)))
+        self.messaging.subscribe(topic, self.clients[name])
+
+    @precondition(lambda self: self.subscribed)
+    @rule(name=name_of, data=st.data())
+    def join(self, name: str, data: st.DataObject) -> None:
+        """A topic that somebody reads already."""
+        _, topic = data.draw(st.sampled_from(sorted(self.subscribed)))
+        self.subscribe(name, topic)
 
     @rule(name=name_of, topic=topic_of)
     def unsubscribe(self, name: str, topic: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from rustic_host.messaging import in_hand
 from rustic_host.messaging.client import Client, MessageHandler
 from rustic_host.messaging.clients.backoff import Backoff, ExponentialBackoff
 from rustic_host.messaging.clients.stage import Stage
@@ -27,7 +28,8 @@ class RetryingClient(Stage):
     """Presents a message again, after a pause, when handling it raises (or answers ``Failed``, as an agent does).
 
     What a failed attempt sent is void. All attempts belong to one delivery: the message stays pending between them, and
-    they are counted anew by a process that takes over. The last one's failure is raised, its answer returned.
+    they are counted anew by a process that takes over. The last one's failure is raised, its answer returned; no retry
+    policy adds attempts to those.
 
     Args:
         client: whose handling is tried; by default what comes after this one.
@@ -87,6 +89,7 @@ class RetryingClient(Stage):
         except Exception as error:
             if last:
                 self._failures.pop(key, None)
+                in_hand.give_up(error)
                 raise
             return self._again(key, failure.attempts, error)
         if isinstance(answer, Failed):

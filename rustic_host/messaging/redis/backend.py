@@ -209,7 +209,7 @@ class _Subscriptions:
     """Plain callbacks of one client id, over one durable reader."""
 
     def __init__(self, backend: RedisMessagingBackend, namespace: str, client_id: str) -> None:
-        self._handlers: dict[str, Callable[[Message], object]] = {}
+        self._handlers: dict[str, tuple[Callable[[Message], object], ...]] = {}
         self._namespace, self._client_id = namespace, client_id
         self._ids = GemstoneGenerator(0)  # Rustic AI's machine id for dead letters (facts 9.4)
         pump = backend.open_client(
@@ -218,7 +218,8 @@ class _Subscriptions:
         self._reader = Reader(pump, client_id)
 
     def add(self, topic: str, handler: Callable[[Message], object]) -> None:
-        self._handlers[topic] = handler
+        others = (each for each in self._handlers.get(topic, ()) if each != handler)
+        self._handlers[topic] = (*others, handler)
         self._reader.refresh()
 
     def remove(self, topic: str) -> None:
@@ -229,19 +230,16 @@ class _Subscriptions:
         self._reader.close()
 
     def _handle(self, entry: Entry) -> Result:
-        handler = self._handlers.get(entry.topic)
+        handlers = self._handlers.get(entry.topic)
         if entry.body is None:
             return Result(entry, "lost_to_retention")
-        if handler is None:
+        if handlers is None:
             return Result(entry, "unhandled")
-        message = None
         try:
-            message = Message.from_json(entry.body)
-            handler(message)
-        except Exception as error:
-            log.exception("subscriber_failed", topic=entry.topic, entry=entry.entry_id)
-            return self._failed(entry, error, "quarantined" if message is None else "failed")
-        return Result(entry, "ok")
+            errors = [error for each in handlers if (error := _error_of(each, Message.from_json(entry.body), entry))]
+        except ValueError as error:  # it is no message
+            return self._failed(entry, error, "quarantined")
+        return self._failed(entry, errors[0]) if errors else Result(entry, "ok")
 
     def _failed(self, entry: Entry, error: Exception, outcome: str = "failed") -> Result:
         """With a dead letter (but for one about a dead letter), of the message as it came."""
@@ -250,6 +248,16 @@ class _Subscriptions:
         message = None if outcome == "quarantined" else Message.from_json(entry.body)
         letter = dead_letter(self._ids.get_id(), self._namespace, self._client_id, entry, message, error)
         return Result(entry, outcome, frames_of(letter))
+
+
+def _error_of(handler: Callable[[Message], object], message: Message, entry: Entry) -> Exception | None:
+    """What a callback raises, with a message of its own; the others of the topic are called all the same."""
+    try:
+        handler(message)
+    except Exception as error:
+        log.exception("subscriber_failed", topic=entry.topic, entry=entry.entry_id)
+        return error
+    return None
 
 
 def _ignore(kept: Kept) -> None:

@@ -25,7 +25,8 @@ from rustic_host.messaging import (
     TransformingClient,
 )
 from rustic_host.messaging.client import MessageHandler
-from tests.messaging.bus import GENERATOR, WAIT_SECONDS, message
+from rustic_host.messaging.retry import RetryPolicy
+from tests.messaging.bus import GENERATOR, WAIT_SECONDS, message, wait_until
 
 Make = Callable[[str, str, MessageHandler], Client]
 
@@ -166,6 +167,51 @@ def test_after_the_last_attempt_the_next_message_comes(messaging: MessagingInter
     party = Party(messaging, registered(RetryingClient, max_retries=2, backoff_strategy=FixedBackoff(0.01)), handle)
     party.say(1, 2)
     assert party.numbers(3) == [1, 1, 2]
+
+
+def test_no_retry_policy_adds_attempts_to_those_of_a_retrying_client(messaging: MessagingInterface) -> None:
+    """Also where another stage lies before it, whose own failure the policy is for."""
+
+    def handle(received: Message) -> None:
+        if received.payload["n"] == 1:
+            raise ValueError("never")
+
+    def make(id: str, name: str, handler: MessageHandler) -> Client:
+        retrying = RetryingClient(max_retries=2, backoff_strategy=FixedBackoff(0.01))
+        made = PipelineClient(LoggingClient(), retrying, id=id, name=name, message_handler=handler)
+        made.retry_policy = RetryPolicy(3, hold_seconds=100)
+        return made
+
+    party = Party(messaging, make, handle)
+    party.say(1, 2)
+    assert party.numbers(3) == [1, 1, 2]
+    wait_until(lambda: len(messaging.get_messages("dead_letter_queue")) == 1)
+
+
+def test_what_a_sender_changes_after_publishing_nobody_sees(messaging: MessagingInterface) -> None:
+    """A message can be assigned to until it is published (the document's ``enrich_with_history``), and after it too."""
+    seen: list[tuple[object, int]] = []
+
+    def handle(received: Message) -> None:
+        seen.append((dict(received.payload), received.enrich_with_history or 0))
+        received.payload["n"] = 100
+        received.enrich_with_history = 7
+
+    party = Party(messaging, SimpleClient, handle)
+    sent = Message(GENERATOR.get_id(), sender=AgentTag(id="s"), topics=["t", "u"], payload={"n": 1, "deep": [1]})
+    sent.enrich_with_history = 5
+    party.sender.publish(sent)
+    deep = sent.payload["deep"]
+    assert isinstance(deep, list)
+    deep.append(2)
+    sent.payload["n"], sent.enrich_with_history = 99, 0
+    party.wait(2)
+    assert seen == [({"n": 1, "deep": [1]}, 5)] * 2
+    for topic in ("t", "u"):
+        (stored,) = messaging.get_messages(topic)
+        assert (stored.payload, stored.enrich_with_history) == ({"n": 1, "deep": [1]}, 5)
+        stored.payload["n"] = 3
+        assert messaging.get_messages(topic)[0].payload["n"] == 1
 
 
 def test_what_has_been_read_ahead_is_handled_by_id(messaging: MessagingInterface) -> None:

@@ -16,13 +16,13 @@ from tests.messaging.bus import CLIENT, Bus, wait_until
 ALL_ARE_SILENT = -1.0
 
 READER = """
-import sys, threading
+import json, sys, threading
 from rustic_host.messaging import MessagingConfig, MessagingInterface, SimpleClient
 
 config = MessagingConfig(
     backend_module="rustic_host.messaging",
     backend_class="RedisMessagingBackend",
-    backend_config={"redis_client": {"url": sys.argv[1]}},
+    backend_config={"redis_client": json.loads(sys.argv[1])},
 )
 messaging = MessagingInterface(sys.argv[2], config)
 client = SimpleClient("elsewhere", "elsewhere", print)
@@ -35,7 +35,7 @@ threading.Event().wait()
 
 @contextmanager
 def process_that_reads(bus: Bus) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", READER, bus.config.connection_url(), bus.namespace]
+    command = [sys.executable, "-c", READER, bus.config.model_dump_json(exclude_defaults=True), bus.namespace]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "subscribed\n"

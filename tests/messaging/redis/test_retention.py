@@ -437,3 +437,11 @@ def test_where_a_host_runs_its_bounds_are_in_force(bus: Bus, monkeypatch: pytest
             bus.raw.delete(keys.PLAIN.sweeper_key(bus.namespace))
             assert other.claim(bus.namespace, hold=False)
             assert not other.claim(bus.namespace, hold=False)
+
+
+def test_the_age_that_the_servers_settings_name_is_in_force(bus: Bus) -> None:
+    """In the library and in a host alike; the host's own bound is for guilds that name none."""
+    bus.config = bus.config.model_copy(update={"retention": LATER / 2})
+    bus.publish(1, 2)
+    assert sweep(bus, LATER / 4, age_seconds=1).cut == 0
+    assert sweep(bus, LATER, age_seconds=LATER * 2).cut == 2
