@@ -57,6 +57,21 @@ def test_a_commit_is_refused_and_the_message_stays_pending(
     assert own_bus.pending() == 2
 
 
+def test_a_commit_that_has_to_forget_something_is_refused_whole(own_bus: Bus, settings: RedisBackendConfig) -> None:
+    consumer = Consumer(settings, own_bus.namespace, CLIENT)
+    consumer.open(["t"])
+    own_bus.publish(1)
+    (entry,) = consumer.read()
+    consumer.begin_attempt(entry, 2)
+    consumer.send_early(entry, "h|0", b"kept")
+    limit(own_bus, "-hdel")
+    before = own_bus.dump()
+    with pytest.raises(BackendRefusedError, match="may not"):
+        consumer.commit([forward(entry)])
+    consumer.close()
+    assert own_bus.dump() == before
+
+
 @pytest.mark.parametrize("missing", [*MISSING, "-hset"])
 def test_an_early_send_is_refused_with_nothing_stored(own_bus: Bus, settings: RedisBackendConfig, missing: str) -> None:
     consumer = Consumer(settings, own_bus.namespace, CLIENT)

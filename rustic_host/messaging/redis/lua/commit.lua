@@ -62,6 +62,7 @@ end
 if may_not('XACK', KEYS[5], group, '0-0') then return {0, 'acl', 'XACK'} end
 if may_not('HINCRBY', KEYS[2], 'n', 1) then return {0, 'acl', 'HINCRBY'} end
 if may_not('HSET', KEYS[3], 'state', '') then return {0, 'acl', 'HSET'} end
+if may_not('HDEL', KEYS[1], 'n') then return {0, 'acl', 'HDEL'} end
 if outputs > 0 then
   local k = 5 + logs
   if may_not('ZADD', KEYS[k + 1], 'NX', 0, '') then return {0, 'acl', 'ZADD'} end

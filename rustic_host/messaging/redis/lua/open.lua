@@ -12,7 +12,7 @@ local needed = {
   {'XADD', log, '*', 'm', ''}, {'XREADGROUP', 'GROUP', 'g', 'c', 'COUNT', '1', 'STREAMS', log, '>'},
   {'XACK', log, 'g', '0-0'}, {'XPENDING', log, 'g'}, {'XGROUP', 'CREATE', log, 'g', '0'}, {'XINFO', 'GROUPS', log},
   {'ZADD', seen, '0', ''}, {'ZADD', store, '0', ''}, {'PUBLISH', store, ''}, {'SET', index, '', 'EX', '1'},
-  {'TYPE', log}, {'HINCRBY', counts, 'f', '1'}, {'HSET', client, 'f', ''}, {'HGET', client, 'f'},
+  {'TYPE', log}, {'HINCRBY', counts, 'f', '1'}, {'HSET', client, 'f', ''}, {'HGET', client, 'f'}, {'HDEL', client, 'f'},
   {'CLIENT', 'ID'},
 }
 if redis.acl_check_cmd then -- Redis 7, Valkey
