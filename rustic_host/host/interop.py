@@ -34,7 +34,8 @@ class Interop:
         self._guild = guild.id
         shared = guild.organization_id or NO_ORGANIZATION
         config = config.at(guild.id)
-        self._bridges = [Bridge(config, guild.id, topics), Bridge(config, shared, only=[guild_inbox(guild.id)])]
+        inbox = Bridge(config, shared, only=[guild_inbox(guild.id)], counted_in=guild.id)
+        self._bridges = [Bridge(config, guild.id, topics), inbox]
 
     @property
     def error(self) -> str | None:

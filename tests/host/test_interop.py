@@ -8,6 +8,7 @@ import pytest
 from rustic_host.errors import ConfigError
 from rustic_host.guild.dsl import GuildSpec
 from rustic_host.host.interop import Interop, is_wanted
+from rustic_host.messaging.redis.retention import Bounds, Janitor
 from tests.messaging.bus import Bus, wait_until
 from tests.messaging.redis import foreign
 
@@ -66,6 +67,25 @@ def test_it_reads_the_guild_and_its_inbox_and_no_other_guilds_inbox(bus: Bus) ->
 
         asyncio.run(scenario())
         assert shared.logged(theirs) == []
+
+
+def test_what_others_send_to_the_inbox_is_bounded_by_the_guilds_retention(bus: Bus) -> None:
+    organization, inbox = f"org{bus.namespace}", f"guild_inbox:{bus.namespace}"
+
+    async def scenario() -> None:
+        interop = Interop(bus.config, guild(bus.namespace, organization_id=organization), tuple)
+        await interop.start()
+        await interop.stop()
+
+    with Bus(str(bus.config.url), organization) as shared:
+        for n in range(5):
+            foreign.store(shared, foreign.foreign_message(n, inbox), inbox)
+        asyncio.run(scenario())
+        assert shared.logged(inbox) == [0, 1, 2, 3, 4]
+        janitor = Janitor(bus.config, Bounds(entries=2))
+        janitor.sweep(bus.namespace, organization)
+        janitor.close()
+        assert shared.logged(inbox) == [3, 4]
 
 
 def test_a_server_that_is_away_holds_nobody_up_for_ever(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,7 @@ class Bridge:
         namespace: the guild id, or the organization's.
         topics: topics that somebody reads (any thread may ask); others are found by themselves.
         only: these topics and no others, where the namespace is shared with who is none of ours.
+        counted_in: the guild whose topics these are: what is counted there, is cut there.
         clock: monotonic seconds.
     """
 
@@ -74,6 +75,7 @@ class Bridge:
         topics: Callable[[], Iterable[str]] = tuple,
         *,
         only: Sequence[str] = (),
+        counted_in: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.namespace = namespace
@@ -86,7 +88,9 @@ class Bridge:
         patient = config.model_copy(update={"socket_timeout": min(config.socket_timeout, PING_SECONDS)})
         self._bell = Link(patient, f"rustic-host:bridge-bell:{namespace}")
         self._link = Link(patient, f"rustic-host:bridge:{namespace}")
-        self._importer = Importer(self._link, config.keys, namespace, pause=self._pause, clock=clock)
+        self._importer = Importer(
+            self._link, config.keys, namespace, counted_in=counted_in, pause=self._pause, clock=clock
+        )
         channels = [config.keys.topic_keys(namespace, topic).store for topic in only]
         self._subscribe = ["SUBSCRIBE", *channels] if only else ["PSUBSCRIBE", config.keys.store_pattern(namespace)]
         self._prefix = len(f"{config.key_prefix}{namespace}:".encode())

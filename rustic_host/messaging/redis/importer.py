@@ -46,6 +46,7 @@ class Importer:
         link: to the server; raises from every method as :class:`~rustic_host.messaging.redis.link.Link`.
         keys: names of the keys.
         namespace: whose topics.
+        counted_in: the namespace that has the counts, if another one.
         pause: called between two steps of long work; may raise.
         clock: monotonic seconds.
         wall: seconds since the Unix epoch.
@@ -57,12 +58,14 @@ class Importer:
         keys: Keys,
         namespace: str,
         *,
+        counted_in: str = "",
         pause: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._link, self._keys, self._namespace = link, keys, namespace
         self._pause, self._clock, self._wall = pause, clock, wall
+        self._counted_in = counted_in
         self._strays: Counter[str] = Counter()
         self._walk_again: dict[str, float] = {}
         self._refused: set[str] = set()
@@ -99,7 +102,8 @@ class Importer:
     def store(self, topic: str, bodies: Iterable[bytes]) -> int:
         """Import those of ``bodies`` that are in the store and not in the log, in this order; returns how many."""
         keys = self._keys.topic_keys(self._namespace, topic)
-        script_keys = [self._keys.counts_key(self._keys.slot_namespace(self._namespace, topic)), *keys]
+        counted_in = self._counted_in or self._keys.slot_namespace(self._namespace, topic)
+        script_keys = [self._keys.counts_key(counted_in), *keys]
         head = [counts.published(topic), counts.imported(topic), self._keys.imports_channel(self._namespace)]
         new = 0
         for run in _slices(bodies):

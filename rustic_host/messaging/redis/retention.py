@@ -107,7 +107,8 @@ class Janitor:
             named: ids of clients that are never given up, however long they have not read; None gives up nobody.
 
         Raises:
-            BackendUnavailableError, BackendRefusedError: as the link; what was cut is cut, try again later.
+            BackendUnavailableError: as the link; what was cut is cut, try again later.
+            BackendRefusedError: a topic cannot be cut, a key of it being of another type, say; all others were.
         """
         if not self._link.connected:
             self._link.connect()
@@ -117,18 +118,25 @@ class Janitor:
         slow, known = self._slow.setdefault(namespace, {}), self._looked_at.setdefault(namespace, {})
         cut = lost = 0
         more = False
+        refused: BackendRefusedError | None = None
         for topic, published in self._topics(namespace):
             if not full and known.get(topic) == published and topic not in {topic for topic, _ in slow}:
                 continue
             home = home_of(topic, namespace, shared)
             slot_home = self._keys.slot_namespace(home, topic)
             job = _Topic(self._link, self._keys.topic_keys(home, topic), topic, slot_home)
-            if full and home == namespace and named is not None:  # who reads a shared topic is another guild's affair
-                self._expire(namespace, job, named)
-            done = self._trim(namespace, job, now_ms)
+            try:
+                if full and home == namespace and named is not None:  # who reads a shared topic is another's affair
+                    self._expire(namespace, job, named)
+                done = self._trim(namespace, job, now_ms)
+            except BackendRefusedError as error:
+                refused = error
+                continue
             self._tell(job, done, slow)
             cut, lost, more = cut + done.cut, lost + sum(done.lost.values()), more or done.more
             known[topic] = -1 if done.more else published
+        if refused is not None:
+            raise refused
         return Sweep(more, cut, lost, list(slow.values()))
 
     def claim(self, namespace: str, *, hold: bool) -> bool:

@@ -345,6 +345,18 @@ def test_a_key_of_a_wrong_type_is_named_and_nothing_is_cut(bus: Bus) -> None:
     assert bus.dump() == before
 
 
+def test_a_topic_that_cannot_be_cut_keeps_no_other_from_being_cut(bus: Bus) -> None:
+    topics = ["a", "b", "c", "d"]
+    for topic in topics:
+        bus.publish(*range(5), topic=topic)
+    (spoilt, *_) = keys.PLAIN.topic_keys(bus.namespace, "b")
+    bus.raw.delete(spoilt)
+    bus.raw.set(spoilt, "mine")
+    with pytest.raises(BackendRefusedError, match="WRONGTYPE|wrong type"):
+        sweep(bus, entries=2)
+    assert [bus.raw.xlen(bus.log(topic)) for topic in topics if topic != "b"] == [2, 2, 2]
+
+
 def test_who_may_not_ask_for_bytes_bounds_by_entries(own_bus: Bus) -> None:
     own_bus.publish(*range(30))
     own_bus.raw.execute_command("ACL", "SETUSER", "keeper", "on", ">p", "~*", "&*", "+@all", "-memory|usage")
