@@ -3,10 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import structlog
 from pydantic import BaseModel
 
-from rustic_host.errors import AgentError
+from rustic_host.errors import AgentError, BackendUnavailableError, RusticHostError
 from rustic_host.guild.timers import (
+    REPEAT_AFTER_MS,
+    UNAVAILABLE_AGAIN_MS,
     Ticking,
     Timer,
     after_tick,
@@ -24,6 +27,7 @@ class Scheduling:
     """Sets and cancels timers, hands their ticks over when they are due, and settles them when they are handled."""
 
     name: str
+    logger: structlog.stdlib.BoundLogger
     _tag: AgentTag
     _self_inbox: str
     _context: Any
@@ -85,11 +89,22 @@ class Scheduling:
         return self._ticking.seconds_left(self._timer_records.values()) if self._timer_records else None
 
     def fire_ticks(self) -> None:
-        """Publish the messages of the timers that are due; not to be called while a handler runs."""
-        for timer in self._ticking.due(self._timer_records.values()):
-            # Not traced: a tick made again must be the same to the byte.
-            self._client.publish(tick_of(timer, self._tag, self._self_inbox))
-            self._ticking.published(timer)
+        """Publish the messages of the timers that are due; not to be called while a handler runs.
+
+        One that cannot be published is tried again later: meanwhile the agent works on.
+        """
+        due = self._ticking.due(self._timer_records.values())
+        for timer in due:
+            try:
+                # Not traced: a tick made again must be the same to the byte.
+                self._client.publish(tick_of(timer, self._tag, self._self_inbox))
+            except BackendUnavailableError as error:  # the others would only wait for it as long
+                self.logger.warning("ticks_not_published", timers=len(due), error=str(error))
+                self._ticking.put_off(due, UNAVAILABLE_AGAIN_MS)
+                return
+            except RusticHostError as error:
+                self.logger.error("tick_not_published", timer=timer.key, error=str(error))
+            self._ticking.put_off([timer], REPEAT_AFTER_MS)
 
     def forget(self, message: Message) -> None:
         """Settle the timer whose message was given up."""

@@ -21,6 +21,9 @@ from rustic_host.messaging import GENERIC_JSON, AgentTag, GemstoneID, JsonDict, 
 REPEAT_AFTER_MS = 60_000
 """A tick that is not handled by then is published again: a server that crashed may have lost it."""
 
+UNAVAILABLE_AGAIN_MS = 2_000
+"""When the server takes nothing (it is full, say) ticks are tried again so much later: each try holds the agent up."""
+
 _PROCESSOR = "timer:"
 """What the history of a tick names as its maker, followed by the timer's key."""
 
@@ -102,12 +105,12 @@ def after_tick(timers: Mapping[str, Timer], key: str, now_ms: int, reserve: Rese
 
 
 class Ticking:
-    """Which ticks are due, and which of them were published already by this process."""
+    """Which ticks are due, and which of them were published already by this process, or could not be."""
 
     def __init__(self, clock: Callable[[], int]) -> None:
         self._clock = clock
         self._again: dict[int, int] = {}
-        """When a published tick is published again, by its id."""
+        """When a tick is published again, by its id."""
 
     def reset(self) -> None:
         """What was published may be lost."""
@@ -123,9 +126,10 @@ class Ticking:
         now = self._clock()
         return sorted((timer for timer in timers if self._time_of(timer) <= now), key=lambda timer: timer.due_ms)
 
-    def published(self, timer: Timer) -> None:
-        """Take note that a tick was published."""
-        self._again[timer.id] = self._clock() + REPEAT_AFTER_MS
+    def put_off(self, timers: Iterable[Timer], milliseconds: int) -> None:
+        """Have ticks, which were published or cannot be, not be published again before some time has passed."""
+        again = self._clock() + milliseconds
+        self._again.update((timer.id, again) for timer in timers)
 
     def handled(self, timer: Timer) -> None:
         """Take note that a tick was handled."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from rustic_host.errors import AgentError, MessageError
+from rustic_host.errors import AgentError, BackendUnavailableError, MessageError, MessageTooLargeError
 from rustic_host.guild.agent import Agent, build_agent
 from rustic_host.guild.context import ProcessContext
 from rustic_host.guild.messages import format_of
@@ -19,7 +19,15 @@ from rustic_host.guild.scheduler import (
     ScheduleOnceMessage,
     SchedulerMixin,
 )
-from rustic_host.guild.timers import REPEAT_AFTER_MS, Timer, after_tick, key_of, stored_timers, timers_from
+from rustic_host.guild.timers import (
+    REPEAT_AFTER_MS,
+    UNAVAILABLE_AGAIN_MS,
+    Timer,
+    after_tick,
+    key_of,
+    stored_timers,
+    timers_from,
+)
 from rustic_host.messaging import AgentTag, JsonDict, Message
 from rustic_host.messaging.delivery import Kept, frames_of
 from tests.guild.bus import GENERATOR, FakeClient, agent_spec, guild_spec, message
@@ -169,6 +177,40 @@ def test_a_tick_that_cannot_be_published_stays_due() -> None:
     with pytest.raises(TypeError):
         bench.agent.fire_ticks()
     assert bench.agent.seconds_to_tick() == 0
+
+
+def refusing(bench: Bench, error: Exception, refused: int) -> None:
+    """The bus raises for a tick of this number."""
+    client = bench.agent._client
+    publish = client.publish
+
+    def raising(tick: Message) -> None:
+        if tick.payload["n"] == refused:
+            raise error
+        publish(tick)
+
+    client.publish = raising  # type: ignore[method-assign,assignment]
+
+
+def test_a_tick_that_is_refused_holds_up_neither_the_agent_nor_other_ticks() -> None:
+    bench = Bench()
+    bench.do(*[("schedule_once", f"k{n}", n, {"n": n}) for n in range(3)])
+    refusing(bench, MessageTooLargeError("too large"), 1)
+    bench.clock.now += 2000
+    assert [tick.payload["n"] for tick in bench.fire()] == [0, 2]
+    assert bench.agent.seconds_to_tick() == REPEAT_AFTER_MS / 1000
+
+
+def test_a_server_that_takes_no_tick_is_asked_once_and_later_again() -> None:
+    bench = Bench()
+    bench.do(*[("schedule_once", f"k{n}", n, {"n": n}) for n in range(3)])
+    refusing(bench, BackendUnavailableError("full"), 0)
+    bench.clock.now += 2000
+    assert bench.fire() == []
+    assert bench.agent.seconds_to_tick() == UNAVAILABLE_AGAIN_MS / 1000
+    bench.agent.restore(Kept({}, 0, bench.stored))  # it was away, and is there again
+    del bench.agent._client.publish
+    assert [tick.payload["n"] for tick in bench.fire()] == [0, 1, 2]
 
 
 def test_a_fixed_rate_goes_on_by_its_schedule_and_makes_up_for_one_tick_only() -> None:

@@ -352,7 +352,7 @@ def test_a_topic_that_cannot_be_cut_keeps_no_other_from_being_cut(bus: Bus) -> N
     (spoilt, *_) = keys.PLAIN.topic_keys(bus.namespace, "b")
     bus.raw.delete(spoilt)
     bus.raw.set(spoilt, "mine")
-    with pytest.raises(BackendRefusedError, match="WRONGTYPE|wrong type"):
+    with pytest.raises(BackendRefusedError, match="WRONGTYPE"):
         sweep(bus, entries=2)
     assert [bus.raw.xlen(bus.log(topic)) for topic in topics if topic != "b"] == [2, 2, 2]
 
