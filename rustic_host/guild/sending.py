@@ -97,6 +97,7 @@ class Sending:
         self._outbox: list[Message] = []
         self._early: set[int] = set()
         self._stored: dict[int, Message] | None = None if again else {}
+        self._key_mark = "" if again else "-after"  # no handler is called so: what follows takes no message's place
         self._failed_routes = 0
 
     def _require_running(self) -> None:
@@ -134,7 +135,7 @@ class Sending:
         return self._stored
 
     def _key(self, ordinal: int) -> str:
-        return f"{self._handler.name}|{ordinal}"
+        return f"{self._handler.name}{self._key_mark}|{ordinal}"
 
     def _send_early(self, first: int = 0) -> list[GemstoneID]:
         """Send at once what is in the outbox from a place on, and has not left yet; the ids of all that is there."""

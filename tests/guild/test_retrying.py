@@ -70,6 +70,33 @@ def test_who_has_done_its_part_is_not_called_again_and_what_it_sent_is_kept() ->
     assert not agent._done
 
 
+class Hasty(Agent):
+    """Fails once; what runs after it sends early."""
+
+    def __init__(self) -> None:
+        self.fails = True
+
+    @processor(JsonDict)
+    def work(self, ctx: ProcessContext[JsonDict]) -> None:
+        if self.fails:
+            raise ValueError("not yet")
+        ctx.send_dict({"said": "work"})
+
+    @AgentFixtures.after_process
+    def after(self, ctx: ProcessContext[Any]) -> None:
+        ctx.send_dict({"said": "after"}, now=True)
+
+
+def test_what_is_sent_early_after_a_failed_attempt_takes_no_later_messages_place() -> None:
+    agent, client = build(Hasty)
+    assert isinstance(agent, Hasty)
+    given = message()
+    failed(agent._on_delivery(given)).conclude(False)
+    agent.fails = False
+    assert agent._on_delivery(given) == "ok"
+    assert [sent.payload["said"] for sent in client.published].count("work") == 1
+
+
 def test_who_changed_the_state_is_called_again_from_the_state_before() -> None:
     agent, client = two(state={"total": 5})
     given = message(payload={"counts": True})
