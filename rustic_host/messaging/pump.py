@@ -112,6 +112,7 @@ class Pump:
         self._failed: dict[tuple[str, str], int] = {}
         self._alone = self._refused = False
         self._uncommitted: list[Result] = []
+        self._sending_early = threading.Lock()
         self._interruption: OwnershipLostError | CommitRefusedError | BackendUnavailableError | None = None
         self._pause = 0.0
         self._stopping = threading.Event()
@@ -151,7 +152,8 @@ class Pump:
     def send_early(self, entry: Entry, key: str, kept: bytes, frames: Sequence[Frame] = ()) -> bytes:
         """Keep something for the entry in hand and publish with it, at once; returns what is kept.
 
-        What was handled before it is committed first: so order is kept, and nothing waits for a slow handler.
+        What was handled before it is committed first: so order is kept, and nothing waits for a slow handler. Threads
+        of one handler may share it.
 
         Raises:
             OwnershipLostError, CommitRefusedError, BackendUnavailableError: what the handler did is void, whatever it
@@ -159,9 +161,10 @@ class Pump:
             BackendRefusedError: it cannot be stored, and nothing is.
         """
         try:
-            self._commit(self._uncommitted)
-            self._uncommitted.clear()
-            return self._source.send_early(entry, key, kept, frames)
+            with self._sending_early:  # threads of one handler may do so at once
+                self._commit(self._uncommitted)
+                self._uncommitted.clear()
+                return self._source.send_early(entry, key, kept, frames)
         except (OwnershipLostError, CommitRefusedError, BackendUnavailableError) as error:
             self._interruption = error
             raise
@@ -283,7 +286,9 @@ class Pump:
                 break
             if entry.begun:  # it may end the process: others in its commit would be handled again, and blamed (B7)
                 self._commit(results)
-                results, opened, frames, size = self._work_alone([entry]), self._clock(), 0, 0
+                self._work_alone([entry])
+                results = self._uncommitted = []
+                opened, frames, size = self._clock(), 0, 0
                 continue
             if (result := self._handled(entry)) is None:
                 continue

@@ -6,7 +6,6 @@ a rule closes.
 
 import json
 import secrets
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -100,7 +99,6 @@ class Consumer:
         self._state_key = self._keys.state_key(namespace, client_id)
         self._early_key = self._keys.early_key(namespace, client_id)
         self._early = EarlySends()
-        self._lock = threading.Lock()
         self._logs: dict[str, str] = {}
         self._topics: dict[bytes, str] = {}
         self._reread = True
@@ -199,7 +197,7 @@ class Consumer:
     def send_early(self, entry: Entry, key: str, kept: bytes, frames: Sequence[Frame] = ()) -> bytes:
         """Keep something for an entry in hand, and publish with it, before the entry is committed; once for a key.
 
-        Threads of one handler may share it. Returns what is kept: ``kept``, or what was kept before, and then nothing
+        Returns what is kept: ``kept``, or what was kept before, and then nothing
         is published. It stays until the entry's commit.
 
         Raises:
@@ -214,12 +212,11 @@ class Consumer:
         for frame in (in_own_slot(self._keys, self.namespace, each) for each in frames):
             script_keys += frame_keys(self._keys, self.namespace, frame)
             args += frame_args(frame)
-        with self._lock:
-            reply = self._link.run(EARLY, script_keys, args)
-            if not reply[0] and reply[1] == b"gone":
-                raise CommitRefusedError(f"{self.client_id}: sending early refused (gone {entry.entry_id})")
-            stored: bytes = self._checked(reply)[0]
-            self._early.add(entry, key, stored)
+        reply = self._link.run(EARLY, script_keys, args)
+        if not reply[0] and reply[1] == b"gone":
+            raise CommitRefusedError(f"{self.client_id}: sending early refused (gone {entry.entry_id})")
+        stored: bytes = self._checked(reply)[0]
+        self._early.add(entry, key, stored)
         return stored
 
     def resync(self) -> Kept:

@@ -56,6 +56,26 @@ def test_a_message_is_tried_again_and_nothing_is_sent_between(bus: Bus) -> None:
     assert not tries(bus, f"{bus.namespace}$a")
 
 
+def test_behind_one_that_is_tried_again_early_sends_keep_their_place(bus: Bus) -> None:
+    tried: list[Any] = []
+
+    def handle(received: Message, client: SimpleClient) -> None:
+        n = received.payload["n"]
+        tried.append(n)
+        if tried == [0]:
+            raise ValueError("not yet")
+        if n == 2:
+            client.publish_now(sent_by("a", "out", {"n": n}), "h|0")
+        else:
+            client.publish(sent_by("a", "out", {"n": n}))
+
+    bus.publish(0, 1, 2)
+    with reading(bus, handle):
+        wait_until(lambda: bus.outcomes() == {"ok": 3})
+    assert tried == [0, 0, 1, 2]
+    assert bus.logged("out") == [0, 1, 2]
+
+
 def test_after_the_last_attempt_there_is_one_dead_letter_with_what_the_client_has_to_say(bus: Bus) -> None:
     tried: list[Any] = []
 

@@ -1,7 +1,9 @@
 """Early sends: stored before the commit, once, whatever dies; by nobody but the owner of a pending entry."""
 
 import queue
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from rustic_host.messaging.pump import Pump
 from rustic_host.messaging.redis import keys
 from rustic_host.messaging.redis.consumer import Consumer
 from rustic_host.messaging.redis.early import EarlySends, field_of
-from tests.messaging.bus import CLIENT, WAIT_SECONDS, Bus, forward, message, number, numbers, wait_until
+from tests.messaging.bus import CLIENT, WAIT_SECONDS, Bus, Looper, forward, message, number, numbers, wait_until
 
 KEY = "handle|0"
 
@@ -259,6 +261,33 @@ def test_what_was_handled_before_is_committed_before_an_early_send(bus: Bus, sta
     wait_until(lambda: len(bus.logged("out")) == 4)
     assert bus.logged("out") == [1, 2, 3, 4]
     wait_until(lambda: bus.outcomes() == {"ok": 4})
+
+
+def test_threads_of_a_handler_that_send_early_at_once_commit_once_what_was_before(bus: Bus) -> None:
+    commits: list[int] = []
+    second = threading.Event()
+
+    def commit(results: Sequence[Result]) -> None:
+        if results:
+            commits.append(len(results))
+            if len(commits) > 1:
+                second.set()
+            second.wait(0.2)  # for the other thread, were it let in
+        Consumer.commit(looper.consumer, results)
+
+    def handle(entry: Entry) -> Result:
+        if number(entry) == 2:
+            with ThreadPoolExecutor(2) as threads:
+                list(threads.map(lambda n: looper.pump.send_early(entry, f"h|{n}", b"kept"), range(2)))
+        return forward(entry)
+
+    bus.publish(1, 2)
+    looper = Looper(bus, handle)
+    looper.consumer.commit = commit  # type: ignore[method-assign]
+    with looper:
+        wait_until(lambda: bus.outcomes() == {"ok": 2})
+    assert commits[0] == 1
+    assert (bus.logged("out"), looper.seen) == ([1, 2], 2)
 
 
 def test_a_connection_that_breaks_in_an_early_send_makes_the_handler_run_again(bus: Bus, start: Start) -> None:
