@@ -1,10 +1,12 @@
 """The host's own view of the bus: publishes for clients, tails topics, reads the exact counts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
@@ -31,10 +33,16 @@ log = get_logger(__name__)
 
 ANSWER_SECONDS = 3.0
 
+THREADS = 32
+"""Calls that may wait for the server at once. They are not those of the event loop, or what starts the server again,
+or stops a guild, would wait for calls that wait for the server."""
+
 LEAVE_SECONDS = 1.0
 """How long a host that stops tries to reach a server that is away."""
 
 Counts = dict[counts.Count, int]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class HostBus:
         durability: str = "everysec",
     ) -> None:
         self.config, self._durability = config, durability
+        self._threads = ThreadPoolExecutor(THREADS, "bus")
         self._janitor = Janitor(config, bounds)
         self._publisher = Publisher(config, "rustic-host:host")
         self._leases = self._publisher
@@ -86,22 +95,22 @@ class HostBus:
             BackendRefusedError: it refuses us, or would evict or forget what we store.
         """
         await asyncio.to_thread(self._check)
-        self.slot = await asyncio.to_thread(slots.lease, self._leases)
+        self.slot = await self._in_thread(slots.lease, self._leases)
         self.generator = self.slot.generator()
 
     async def open_guild(self, guild_id: str) -> None:
         """See that a guild's data can be used; raises as :func:`open_namespace`."""
-        await asyncio.to_thread(self._publisher.open_namespace, guild_id)
+        await self._in_thread(self._publisher.open_namespace, guild_id)
 
     async def publish(self, namespace: str, frames: Sequence[Frame]) -> None:
         """Store frames; raises as :meth:`Publisher.publish`."""
-        await asyncio.to_thread(self._publisher.publish, namespace, frames)
+        await self._in_thread(self._publisher.publish, namespace, frames)
 
     async def first_use(self, namespace: str, key: str, now_ms: int, ttl: int) -> int:
         """When a key was first used, in Unix milliseconds: now, unless it was before; raises as :meth:`publish`."""
         name = self.config.keys.send_key(namespace, key)
-        before = await asyncio.to_thread(self._publisher.call, "SET", name, now_ms, "NX", "GET", "EX", ttl)
-        await asyncio.to_thread(self._publisher.call, "EXPIRE", name, ttl)
+        before = await self._in_thread(self._publisher.call, "SET", name, now_ms, "NX", "GET", "EX", ttl)
+        await self._in_thread(self._publisher.call, "EXPIRE", name, ttl)
         return int(before) if isinstance(before, bytes) else now_ms
 
     async def sweep(self, namespace: str, shared: str, named: Collection[str] | None) -> Sweep:
@@ -111,14 +120,14 @@ class HostBus:
             self._janitor.claim(namespace, hold=True)
             return self._janitor.sweep(namespace, shared, named)
 
-        return await asyncio.to_thread(sweep)
+        return await self._in_thread(sweep)
 
     async def renew_slot(self) -> None:
         """Keep the id slot; one that expired and is somebody else's is replaced, for all who share the generator."""
-        kept = await asyncio.to_thread(slots.renew, self._leases, [self.slot])
+        kept = await self._in_thread(slots.renew, self._leases, [self.slot])
         if not kept:
             log.error("id_slot_lost", slot=self.slot.number, consequence="another is leased")
-            kept = [await asyncio.to_thread(slots.lease, self._leases)]
+            kept = [await self._in_thread(slots.lease, self._leases)]
             self.generator.become(kept[0].generator())
         (self.slot,) = kept
 
@@ -153,7 +162,7 @@ class HostBus:
 
     async def readers(self, namespace: str) -> dict[str, list[str]]:
         """Topics by client id, of everyone who reads durably now; raises as :func:`topics_read`."""
-        return await asyncio.to_thread(topics_read, self._operator, namespace)
+        return await self._in_thread(topics_read, self._operator, namespace)
 
     def tail(self, namespace: str, topics: Sequence[str], start: str | None) -> AsyncIterator[bytes]:
         """Messages of topics as they are stored; see :class:`rustic_host.host.tail.Tail`."""
@@ -180,7 +189,13 @@ class HostBus:
             await asyncio.to_thread(slots.release, leaving, [self.slot])
         for held in (leaving, self._leases, self._operator, self._publisher, self._janitor):
             await asyncio.to_thread(held.close)
+        await asyncio.to_thread(self._threads.shutdown)
         await self._redis.aclose()
+
+    async def _in_thread(self, call: Callable[..., T], *args: object) -> T:
+        """As :func:`asyncio.to_thread`, with threads of its own."""
+        run = copy_context().run
+        return await asyncio.get_running_loop().run_in_executor(self._threads, run, call, *args)
 
     def _check(self) -> None:
         link = Link(self.config, "rustic-host:check")

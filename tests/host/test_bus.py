@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from rustic_host.errors import BackendRefusedError, BackendUnavailableError
-from rustic_host.host.bus import Backlog, HostBus
+from rustic_host.host.bus import THREADS, Backlog, HostBus
 from rustic_host.messaging import RedisBackendConfig
 from rustic_host.messaging.counts import Count
 from rustic_host.messaging.delivery import Result, frames_of
 from rustic_host.messaging.redis import keys
 from rustic_host.messaging.redis.opening import SAFE_POLICIES
-from tests.messaging.bus import CLIENT, Bus, forward, message
+from tests.messaging.bus import CLIENT, WAIT_SECONDS, Bus, forward, message
 from tests.system.servers import RedisServer
 
 
@@ -144,3 +144,18 @@ def test_an_id_slot_that_is_somebody_elses_is_replaced(own_bus: Bus) -> None:
         assert generator.get_id().to_int() > before.to_int()
 
     run(own_bus.config, scenario)
+
+
+def test_what_waits_for_the_server_leaves_threads_for_what_starts_it_again(
+    own_bus: Bus, own_server: RedisServer
+) -> None:
+    async def scenario(host: HostBus) -> None:
+        await host.publish("g1", frames_of(message()))
+        own_server.kill9()
+        waiting = [asyncio.create_task(host.publish("g1", frames_of(message()))) for _ in range(2 * THREADS)]
+        await asyncio.sleep(0)  # each has asked for its thread
+        await asyncio.wait_for(asyncio.to_thread(own_server.start), WAIT_SECONDS / 4)
+        await asyncio.gather(*waiting)
+
+    run(own_bus.config, scenario)
+    assert own_bus.raw.xlen(own_bus.log()) == 2 * THREADS + 1
