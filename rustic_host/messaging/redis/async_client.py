@@ -16,7 +16,7 @@ def async_client(config: RedisBackendConfig, **options: Any) -> redis_async.Redi
 
     Where slots move, or nodes fail over, its errors are ConnectionErrors, which its retries heal.
     """
-    pool = redis_async.ConnectionPool.from_url(config.node_url(), **options)
+    pool = redis_async.ConnectionPool.from_url(config.node_url(), **{**config.socket_settings(), **options})
     if config.is_cluster:
         tls = issubclass(pool.connection_class, redis_async.SSLConnection)
         pool.connection_class = _SecureNodeConnection if tls else _NodeConnection

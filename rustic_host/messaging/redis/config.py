@@ -187,12 +187,6 @@ class RedisBackendConfig(BaseModel):
         Raises:
             ValueError: the URL is none.
         """
-        tls = {k: getattr(self, k) for k in ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs") if getattr(self, k)}
-        tcp: dict[str, Any] = {}
-        if not self.connection_url().startswith("unix"):
-            tcp["socket_keepalive"] = self.socket_keepalive
-            if self.socket_keepalive_options is not None:
-                tcp["socket_keepalive_options"] = _by_number(self.socket_keepalive_options)
         return ConnectionPool.from_url(
             self.node_url(node),
             **{
@@ -202,11 +196,20 @@ class RedisBackendConfig(BaseModel):
                 "driver_info": None,
                 "socket_connect_timeout": self.socket_connect_timeout,
                 "socket_timeout": self.socket_timeout,
-                **tls,
-                **tcp,
+                **self.socket_settings(),
                 **overrides,
             },
         )
+
+    def socket_settings(self) -> dict[str, Any]:
+        """What redis-py's connections, those for asyncio too, are told of TLS and TCP."""
+        tls = {k: getattr(self, k) for k in ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs") if getattr(self, k)}
+        if self.connection_url().startswith("unix"):
+            return tls
+        tcp: dict[str, Any] = {"socket_keepalive": self.socket_keepalive}
+        if self.socket_keepalive_options is not None:
+            tcp["socket_keepalive_options"] = _by_number(self.socket_keepalive_options)
+        return {**tls, **tcp}
 
     def _given_nodes(self) -> list[Node]:
         """Those of the settings: a URL may name several, with commas between them."""
