@@ -19,7 +19,7 @@ from rustic_host.errors import ConfigError
     "--redis",
     "redis_url",
     metavar="URL",
-    help="Redis or Valkey server to use.  [default: the spec's, or one of its own]",
+    help="Redis or Valkey server to use; redis+cluster:// is a cluster.  [default: the spec's, or one of its own]",
 )
 @click.option("--state-dir", metavar="DIR", type=click.Path(path_type=Path), help="What outlives the host lies here.")
 @click.option("--metrics-port", metavar="PORT", type=click.IntRange(0, 65535), help="Of /metrics; 0 is any free one.")
