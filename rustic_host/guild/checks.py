@@ -12,6 +12,7 @@ from rustic_host.guild.outline import items, steps
 from rustic_host.guild.redis_settings import interop_setting, redis_settings
 from rustic_host.guild.route_checks import check_routes
 from rustic_host.guild.schema import found
+from rustic_host.messaging import RedisBackendConfig
 
 
 def check_data(document: Document, environ: Mapping[str, str]) -> None:
@@ -90,6 +91,15 @@ def _check_rule(document: Document, step: dict[str, Any], path: DataPath) -> Non
         document.report("warning", document.key_position(place), message, code="unused")
 
 
+def _check_place(document: Document, server: RedisBackendConfig | None) -> None:
+    """On a cluster a guild's id must be a hash tag; where there is none, the derived one is not."""
+    try:
+        if server is not None:
+            server.at(str(document.data.get("id") or ""))
+    except ConfigError as error:
+        document.warn(("id",), str(error), "--redis can name another server", code="value")
+
+
 def _check_engine(document: Document, environ: Mapping[str, str]) -> None:
     written = document.data.get("properties")
     try:
@@ -98,9 +108,11 @@ def _check_engine(document: Document, environ: Mapping[str, str]) -> None:
         document.error((), str(error), code="environment")
         return
     try:
-        redis_settings(properties)
+        server = redis_settings(properties)
     except ConfigError as error:
         document.error(("properties", "messaging"), str(error), code="messaging")
+    else:
+        _check_place(document, server)
     try:
         interop_setting(properties)
     except ConfigError as error:

@@ -60,6 +60,16 @@ def test_a_server_that_cannot_be_used(client: Any, word: str, tmp_path: Path) ->
     assert "s3cret" not in str(refused.value)
 
 
+@pytest.mark.parametrize(("guild", "warned"), [("g_1", True), ("{g_1}", False)])
+def test_a_guild_that_cannot_be_on_the_cluster_it_names_is_warned_of(guild: str, warned: bool, tmp_path: Path) -> None:
+    properties = messaging({"host": "h", "is_cluster": True})
+    path = tmp_path / "guild.yaml"
+    path.write_text(json.dumps({"id": guild, "name": "G", "description": "d", "agents": [], "properties": properties}))
+    said = [problem.message for problem in check_guild(path) if "hash tag" in problem.message]
+    assert len(said) == warned
+    assert load_guild(path).id == guild  # --redis may name another server
+
+
 def test_the_environment_names_one() -> None:
     environ = {
         "RUSTIC_AI_MESSAGING_MODULE": THEIRS["backend_module"],

@@ -11,6 +11,7 @@ import redis.sentinel
 
 from rustic_host.errors import ConfigError
 from rustic_host.messaging import MessagingConfig, RedisBackendConfig, RedisMessagingBackend
+from rustic_host.messaging.redis.async_client import async_client
 from rustic_host.messaging.redis.config import Node
 
 
@@ -250,3 +251,10 @@ def test_a_ttl_that_is_no_number_names_its_variable(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("RUSTIC_AI_REDIS_MSG_TTL", "abc")
     with pytest.raises(ConfigError, match="RUSTIC_AI_REDIS_MSG_TTL is 'abc'"):
         RedisBackendConfig()
+
+
+def test_the_asyncio_client_goes_to_nodes_with_tls_where_the_url_says_so() -> None:
+    pool = async_client(RedisBackendConfig(url="rediss+cluster://h:1").at("{g_1}")).connection_pool
+    assert issubclass(pool.connection_class, redis.asyncio.SSLConnection)
+    pool = async_client(RedisBackendConfig(url="redis+cluster://h:1").at("{g_1}")).connection_pool
+    assert not issubclass(pool.connection_class, redis.asyncio.SSLConnection)
