@@ -21,10 +21,11 @@ DECK = {
     "client_kill": 1,
     "script_flush": 1,
     "twin": 1,
+    "second_host": 1,
 }
 """How often each kind comes in a deck; decks are shuffled and dealt one after another."""
 
-EXTRA = ("everything", "second_host", "zombie_host")
+EXTRA = ("everything", "zombie_host")
 """Kinds that come only when they are asked for by name: they take long."""
 
 MAX_TORN_BYTES = 60_000
