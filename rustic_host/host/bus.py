@@ -27,6 +27,7 @@ from rustic_host.messaging.redis.positions import Positions
 from rustic_host.messaging.redis.publisher import Publisher
 from rustic_host.messaging.redis.readers import topics_read
 from rustic_host.messaging.redis.retention import Bounds, Janitor, Sweep
+from rustic_host.messaging.sizes import SizeLimits
 from rustic_host.telemetry.logs import get_logger
 
 log = get_logger(__name__)
@@ -72,6 +73,7 @@ class HostBus:
         self.config, self._durability = config, durability
         self._threads = ThreadPoolExecutor(THREADS, "bus")
         self._janitor = Janitor(config, bounds)
+        self._sizes = SizeLimits(config.max_message_bytes)
         self._publisher = Publisher(config, "rustic-host:host")
         self._leases = self._publisher
         if config.is_cluster:  # id slots are the whole cluster's, and lie somewhere else
@@ -103,7 +105,8 @@ class HostBus:
         await self._in_thread(self._publisher.open_namespace, guild_id)
 
     async def publish(self, namespace: str, frames: Sequence[Frame]) -> None:
-        """Store frames; raises as :meth:`Publisher.publish`."""
+        """Store frames; raises as :meth:`Publisher.publish`, and MessageTooLargeError before anything is stored."""
+        self._sizes.check_frames(frames)
         await self._in_thread(self._publisher.publish, namespace, frames)
 
     async def first_use(self, namespace: str, key: str, now_ms: int, ttl: int) -> int:

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from rustic_host.errors import BackendRefusedError, BackendUnavailableError
+from rustic_host.errors import BackendRefusedError, BackendUnavailableError, MessageTooLargeError
 from rustic_host.host.bus import THREADS, Backlog, HostBus
 from rustic_host.messaging import RedisBackendConfig
 from rustic_host.messaging.counts import Count
 from rustic_host.messaging.delivery import Result, frames_of
 from rustic_host.messaging.redis import keys
 from rustic_host.messaging.redis.opening import SAFE_POLICIES
+from rustic_host.messaging.sizes import LARGE_MESSAGE_BYTES
 from tests.messaging.bus import CLIENT, WAIT_SECONDS, Bus, forward, message
 from tests.system.servers import RedisServer
 
@@ -159,3 +160,17 @@ def test_what_waits_for_the_server_leaves_threads_for_what_starts_it_again(
 
     run(own_bus.config, scenario)
     assert own_bus.raw.xlen(own_bus.log()) == 2 * THREADS + 1
+
+
+def test_a_large_message_is_warned_of_and_one_too_large_is_refused(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
+    config = bus.config.model_copy(update={"max_message_bytes": LARGE_MESSAGE_BYTES + 1000})
+
+    async def scenario(host: HostBus) -> None:
+        for size in (LARGE_MESSAGE_BYTES, LARGE_MESSAGE_BYTES):
+            await host.publish(bus.namespace, frames_of(message("t", {"n": 1, "text": "x" * size})))
+        with pytest.raises(MessageTooLargeError):
+            await host.publish(bus.namespace, frames_of(message("t", {"n": 1, "text": "x" * (size + 1000)})))
+
+    run(config, scenario)
+    assert len(bus.logged()) == 2
+    assert caplog.text.count("large_message") == 1
