@@ -69,7 +69,8 @@ def test_orders_go_to_a_guild_on_another_node_and_come_back_once_also_when_the_h
     assert node_of(BUYER) != node_of(SELLER)
     ours = buyer(tmp_path, named(host="127.0.0.1", port=cluster.nodes[0].port, is_cluster=True))
     theirs = seller(tmp_path, named(url=cluster.url))
-    with HostProcess([ours, theirs], options=["--metrics-port", "0"]) as host:
+    short = {"RUSTIC_HOST_LEASE_SECONDS": "1"}  # how long the killed one counts as there
+    with HostProcess([ours, theirs], options=["--metrics-port", "0"], env=short) as host:
         host.start()
         sent = orders(host, 0, 5)
         messages(host, BUYER, "default_topic", count=5)
