@@ -57,5 +57,8 @@ class Sweeper:
         except MessagingError as error:
             log.warning("retention_not_applied", guild=guild_id, error=str(error))
             return False
+        except Exception:  # of one guild: the others' topics must be cut all the same
+            log.exception("retention_failed", guild=guild_id)
+            return False
         self.slow[guild_id] = found.slow
         return found.more

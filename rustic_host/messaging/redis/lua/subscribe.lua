@@ -53,6 +53,7 @@ for i = 3, #KEYS do
     missing[#missing + 1] = KEYS[i]
   end
 end
+redis.call('HDEL', KEYS[2], group) -- a server without memory refuses only what a script writes first
 for _, log in ipairs(missing) do
   redis.call('XGROUP', 'CREATE', log, group, start, 'MKSTREAM')
   redis.call('HSET', KEYS[1], 'group:' .. log, '1')
@@ -65,5 +66,5 @@ for _, place in ipairs(unknown) do
     redis.call('XGROUP', 'SETID', log, group, last, 'ENTRIESREAD', read)
   end
 end
-if ARGV[4] == '' then redis.call('HDEL', KEYS[2], group) else redis.call('HSET', KEYS[2], group, ARGV[4]) end
+if ARGV[4] ~= '' then redis.call('HSET', KEYS[2], group, ARGV[4]) end
 return {1, #missing}
