@@ -269,10 +269,13 @@ class Agent(Hooks, Scheduling, Generic[Props]):
     def _call(self, handler: Handler, context: ProcessContext[Any], dependencies: Mapping[str, Any]) -> None:
         """Run one handler to its end."""
         method = getattr(self, handler.name)
-        with self._time_limit.call(handler.name, is_async=inspect.iscoroutinefunction(method)):
+
+        def work() -> None:
             result = method(context, **dependencies)
             if asyncio.iscoroutine(result):
                 self._run_async(handler, result)
+
+        self._time_limit.call(handler.name, work, is_async=inspect.iscoroutinefunction(method))
 
     def _run_async(self, handler: Handler, work: Coroutine[Any, Any, Any]) -> None:
         try:

@@ -9,9 +9,8 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from rustic_host.errors import HandlerTimeoutError
 
@@ -20,6 +19,8 @@ RING_AGAIN_SECONDS = 1.0
 
 OVERDUE_SECONDS = 5.0
 """How long after its time is up a handler may go on before its process is ended."""
+
+T = TypeVar("T")
 
 
 class TimeLimit:
@@ -41,19 +42,16 @@ class TimeLimit:
         due = self._due
         return due is not None and self._clock() > due + OVERDUE_SECONDS
 
-    @contextmanager
-    def call(self, handler: str, *, is_async: bool = False) -> Iterator[None]:
-        """Run a handler inside. Raises HandlerTimeoutError in it when its time is up.
+    def call(self, handler: str, work: Callable[[], T], *, is_async: bool = False) -> T:
+        """Call ``work``, a handler. Raises HandlerTimeoutError in it when its time is up.
 
         An ``async`` one has a little longer: it is cancelled first, see :meth:`limited`.
         """
         if self.seconds is None:
-            yield
-            return
-        self._due = self._clock() + self.seconds
+            return work()
         try:
-            with _alarm(self.seconds + RING_AGAIN_SECONDS * is_async, self._error(handler)):
-                yield
+            self._due = self._clock() + self.seconds
+            return _with_alarm(self.seconds + RING_AGAIN_SECONDS * is_async, self._error(handler), work)
         finally:
             self._due = None
 
@@ -74,22 +72,25 @@ class TimeLimit:
         return HandlerTimeoutError(f"handler {handler!r} took longer than {self.seconds} s (qos.timeout)")
 
 
-@contextmanager
-def _alarm(seconds: float, error: HandlerTimeoutError) -> Iterator[None]:
+def _with_alarm(seconds: float, error: HandlerTimeoutError, work: Callable[[], T]) -> T:
+    """Call ``work``; raises ``error`` in it when its time is up.
+
+    No context manager: an alarm that rings while one is entered or left would leave it behind, armed.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+        return work()
     armed = True
 
     def ring(number: int, frame: object) -> None:
         if armed:
             raise error
 
+    former = signal.getitimer(signal.ITIMER_REAL)
     before = signal.signal(signal.SIGALRM, ring)
-    former = signal.setitimer(signal.ITIMER_REAL, seconds, RING_AGAIN_SECONDS)
     try:
         try:
-            yield
+            signal.setitimer(signal.ITIMER_REAL, seconds, RING_AGAIN_SECONDS)
+            return work()
         finally:
             armed = False  # an alarm that comes from here on must not be raised anywhere else
     finally:

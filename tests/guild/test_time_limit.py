@@ -98,8 +98,7 @@ def test_in_another_thread_a_plain_handler_is_only_overdue() -> None:
     seen: list[bool] = []
 
     def run() -> None:
-        with limit.call("handle"):
-            seen.extend([limit.overdue, limit.overdue])
+        limit.call("handle", lambda: seen.extend([limit.overdue, limit.overdue]))
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -111,6 +110,19 @@ def test_in_another_thread_a_plain_handler_is_only_overdue() -> None:
 @pytest.mark.parametrize("seconds", [None, 0, -1])
 def test_without_a_limit_there_is_no_alarm(seconds: float | None) -> None:
     limit, before = TimeLimit(seconds), signal.getsignal(signal.SIGALRM)
-    with limit.call("handle"):
-        assert signal.getsignal(signal.SIGALRM) is before
+    assert limit.call("handle", lambda: signal.getsignal(signal.SIGALRM)) is before
     assert not limit.overdue
+
+
+def test_an_alarm_that_rings_at_the_begin_or_end_of_a_call_is_not_left_behind() -> None:
+    before, heard, left = signal.getsignal(signal.SIGALRM), [], 0
+    for attempt in range(1500):
+        limit = TimeLimit(1e-6 * (1 + attempt % 60))
+        try:
+            limit.call("handle", lambda: list(range(200)))
+        except HandlerTimeoutError as error:
+            heard.append(error)
+        left += limit._due is not None or signal.getsignal(signal.SIGALRM) is not before
+        signal.signal(signal.SIGALRM, before)
+    assert heard
+    assert not left
