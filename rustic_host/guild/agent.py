@@ -21,7 +21,7 @@ from rustic_host.guild.dependencies import (
     as_dependency,
     build_resolvers,
 )
-from rustic_host.guild.dispatch import HandleResult, Work, dispatch, report_unsurvived
+from rustic_host.guild.dispatch import HandleResult, Work, dispatch, report_unsurvived, work_of
 from rustic_host.guild.dsl import AgentSpec, BaseAgentProps, GuildSpec
 from rustic_host.guild.fixtures import AgentFixtures, Fixtures
 from rustic_host.guild.handler_loop import HandlerLoop
@@ -226,6 +226,11 @@ class Agent(Hooks, Scheduling, Generic[Props]):
         """Go back to the state and the timers that were taken last: the message in hand will be handled again."""
         self._state = self._taken_state
         self._undo_timers()
+
+    def forget(self, message: Message) -> None:
+        """A message is given up: what its handlers did that did not fail is not kept for another attempt."""
+        super().forget(message)
+        self._done.pop(work_of(message, message.topic_published_to or message.topic_list[0]), None)
 
     def report(self, message: Message, error: Exception) -> None:
         """Publish an ErrorMessage about a message that the agent's process did not survive."""

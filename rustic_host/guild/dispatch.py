@@ -108,7 +108,7 @@ def _run_all(
     agent: "Agent[Any]", chosen: list[Handler], message: Message, topic: str, span: "Span | None"
 ) -> HandleResult | Failed:
     slip = _slip_for(agent, message, topic)
-    work = _work_of(message, topic)
+    work = work_of(message, topic)
     done = agent._done.pop(work, {}) if agent._done else {}
     runs = [
         done.get(handler.name) or _run(agent, handler, message if len(chosen) == 1 else detached(message), slip, span)
@@ -176,7 +176,8 @@ def _prepare_again(agent: "Agent[Any]", work: Work, runs: Iterable[_Run]) -> Non
             agent._done.setdefault(work, {})[run.context.method_name] = run
 
 
-def _work_of(message: Message, topic: str) -> Work:
+def work_of(message: Message, topic: str) -> Work:
+    """Return what tells a message that comes again from others."""
     return topic, message.id, message.sender.id
 
 

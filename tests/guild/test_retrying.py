@@ -97,6 +97,15 @@ def test_what_is_sent_early_after_a_failed_attempt_takes_no_later_messages_place
     assert [sent.payload["said"] for sent in client.published].count("work") == 1
 
 
+def test_of_a_message_that_is_given_up_between_two_attempts_nothing_is_kept() -> None:
+    agent, _ = two()
+    given = message()
+    failed(agent._on_delivery(given)).conclude(False)
+    assert agent._done
+    agent.forget(given)  # it expired, say
+    assert not agent._done
+
+
 def test_who_changed_the_state_is_called_again_from_the_state_before() -> None:
     agent, client = two(state={"total": 5})
     given = message(payload={"counts": True})

@@ -322,10 +322,12 @@ class Consumer:
     def _end_read(self) -> None:
         """Have the server end the blocked read that was sent with a commit which it does not know (any more)."""
         helper = Link(self._link.config, f"{self._link.name}:unblock")
+        give_up = self._clock() + BLOCK_SECONDS  # then it has ended, or nobody knows our connection any more
         try:
             helper.connect()
-            while not self._link.wait(POLL_SECONDS) and not helper.call("CLIENT", "UNBLOCK", self._connection):
-                continue  # not blocked yet
+            while not self._link.wait(POLL_SECONDS) and self._clock() < give_up:
+                if helper.call("CLIENT", "UNBLOCK", self._connection):
+                    break  # else it is not blocked yet
         except MessagingError as error:
             log.warning("read_not_ended", client=self.client_id, error=str(error), consequence="it ends by itself")
         finally:

@@ -315,6 +315,20 @@ def test_a_commit_whose_script_was_flushed_does_not_wait_for_the_read_that_was_s
     assert own_bus.outcomes() == {"ok": 1}
 
 
+def test_a_read_that_the_server_knows_nothing_of_is_not_ended_for_ever(
+    own_bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "BLOCK_SECONDS", 1.0)
+    consumer = own_bus.consumer(clock=itertools.count(0, 1).__next__)
+    own_bus.publish(1)
+    (entry,) = consumer.read()
+    own_bus.raw.script_flush()
+    consumer._connection = 1 << 40  # as after a failover
+    assert consumer.read([forward(entry)]) == []
+    assert own_bus.raw.info("commandstats").get("cmdstat_client|unblock", {"calls": 0})["calls"] <= 1
+    assert own_bus.logged("out") == [1]
+
+
 def test_a_connection_that_breaks_as_soon_as_it_is_made_is_not_tried_without_pause(bus: Bus) -> None:
     looper = Looper(bus, forward)
     tries: list[float] = []
