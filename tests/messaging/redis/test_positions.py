@@ -472,6 +472,27 @@ def test_nothing_in_hand_is_committed_on_a_connection_that_lives_on(
     assert bus.logged("out") == ([1] if skipped else [1, 2])
 
 
+def test_a_seek_forgets_nothing_of_topics_whose_names_begin_alike(bus: Bus) -> None:
+    others = ["a:b", "a|b"]
+    consumer = bus.consumer(topics=["a", *others])
+    entries: list[Entry] = []
+    for topic in ("a", *others):
+        bus.publish(1, topic=topic)
+        entries += consumer.read()
+    for entry in entries:
+        consumer.begin_attempt(entry, 2)
+        consumer.send_early(entry, "h|0", b"kept")
+    Positions(bus.publisher(), bus.namespace).seek(CLIENT, "end", "a")
+    tries = [name for name in bus.raw.hkeys(keys.PLAIN.client_key(bus.namespace, CLIENT)) if name.startswith(b"try:")]
+    early = bus.raw.hkeys(keys.PLAIN.early_key(bus.namespace, CLIENT))
+    assert sorted(tries) == [
+        f"try:{topic}:{entry.entry_id}".encode() for topic, entry in zip(others, entries[1:], strict=True)
+    ]
+    assert sorted(early) == [
+        f"{topic}|{entry.entry_id}|h|0".encode() for topic, entry in zip(others, entries[1:], strict=True)
+    ]
+
+
 def test_a_key_of_another_type_refuses_the_seek(bus: Bus) -> None:
     bus.consumer()
     bus.raw.sadd(keys.PLAIN.early_key(bus.namespace, CLIENT), "mine")

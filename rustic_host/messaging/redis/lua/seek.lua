@@ -26,9 +26,10 @@ if may_not('HSET', KEYS[1], 'n', '1') then return {0, 'acl', 'HSET'} end
 if may_not('HDEL', KEYS[1], 'n') then return {0, 'acl', 'HDEL'} end
 if may_not('HKEYS', KEYS[2]) then return {0, 'acl', 'HKEYS'} end
 
-local function forget(key, prefix)
+local function forget(key, prefix, form) -- what is left of the field has a form: other topics may begin like this one
   for _, field in ipairs(redis.call('HKEYS', key)) do
-    if string.sub(field, 1, #prefix) == prefix then redis.call('HDEL', key, field) end
+    local mine = string.sub(field, 1, #prefix) == prefix and string.find(string.sub(field, #prefix + 1), form)
+    if mine then redis.call('HDEL', key, field) end
   end
 end
 
@@ -44,8 +45,8 @@ for i = 3, #KEYS do
     redis.call('XGROUP', 'CREATE', KEYS[i], group, position, 'MKSTREAM', 'ENTRIESREAD', read)
   end
   redis.call('HSET', KEYS[1], 'group:' .. KEYS[i], '1')
-  forget(KEYS[1], 'try:' .. topic .. ':')
-  forget(KEYS[2], topic .. '|')
+  forget(KEYS[1], 'try:' .. topic .. ':', '^%d+-%d+$')
+  forget(KEYS[2], topic .. '|', '^%d+-%d+|[^|]*|[^|]*$')
 end
 redis.call('HDEL', KEYS[1], 'token')
 return answer
