@@ -28,6 +28,9 @@ class MessagingBackend(ABC):
     delivers_in_turn: ClassVar[bool] = False
     """Whether what a subscriber publishes is delivered after the message that it handles; if not, interfaces do so."""
 
+    counting = True
+    """Whether :meth:`count_processed` does something."""
+
     sizes = SizeLimits()
     """What is too large to be stored."""
 

@@ -3,6 +3,7 @@
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import chain, islice
+from operator import is_
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -44,6 +45,28 @@ class ById(Generic[T]):
         self._items[chunk].insert(position, item)
         if len(ids) > 2 * CHUNK:
             self._split(chunk)
+
+    def extend(self, numbers: list[int], items: list[T]) -> None:
+        """As :meth:`add` for each; many at once, and fast when they lie behind all others in order."""
+        if len(items) < CHUNK // 4 or (self._last and numbers[0] < self._last[-1]) or sorted(numbers) != numbers:
+            for number, item in zip(numbers, items, strict=True):
+                self.add(number, item)
+            return
+        self._count += len(items)
+        for start in range(0, len(items), CHUNK):
+            self._ids.append(numbers[start : start + CHUNK])
+            self._items.append(items[start : start + CHUNK])
+            self._last.append(self._ids[-1][-1])
+
+    def remove_all(self, numbers: list[int], items: list[T]) -> None:
+        """As :meth:`remove` for each; many at once, and fast when they are the first in order."""
+        done = 0
+        while done < len(items) and self._items and all(map(is_, self._items[0], items[done:])):
+            size = min(len(items) - done, len(self._items[0]))
+            self._delete(0, 0, size)
+            done += size
+        for number, item in zip(numbers[done:], items[done:], strict=True):
+            self.remove(number, item)
 
     def remove(self, number: int, item: T) -> None:
         """Take out an item that was added with this id.
@@ -92,10 +115,10 @@ class ById(Generic[T]):
         self._items[chunk : chunk + 1] = [items[:CHUNK], items[CHUNK:]]
         self._last.insert(chunk, ids[CHUNK - 1])
 
-    def _delete(self, chunk: int, position: int) -> None:
-        self._count -= 1
+    def _delete(self, chunk: int, position: int, size: int = 1) -> None:
+        self._count -= size
         ids = self._ids[chunk]
-        del ids[position], self._items[chunk][position]
+        del ids[position : position + size], self._items[chunk][position : position + size]
         if not ids:
             del self._last[chunk], self._ids[chunk], self._items[chunk]
         else:

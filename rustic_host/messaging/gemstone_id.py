@@ -142,6 +142,9 @@ class GemstoneID:
         )
 
 
+_new_id: Final[Callable[[type[GemstoneID]], GemstoneID]] = object.__new__
+
+
 def wall_clock_ms() -> int:
     """Return the time of day in Unix milliseconds."""
     return time.time_ns() // 1_000_000
@@ -194,11 +197,15 @@ class GemstoneGenerator:
 
     def get_id(self, priority: Priority = Priority.NORMAL) -> GemstoneID:
         """Return a new id, larger than all before it of the same priority."""
+        made = _new_id(GemstoneID)
         with self._lock:
-            self._advance(self._clock())
-            number = (self._ms - EPOCH_MS) << 22 | self._machine_id << 12 | self._sequence
-            self._sequence += 1
-        return GemstoneID._of(int(priority) << 61 | number)
+            if (now := self._clock()) != self._ms or self._sequence == self._end:
+                self._advance(now)
+            made._number = (
+                priority << 61 | (self._ms - EPOCH_MS) << 22 | self._machine_id << 12 | (sequence := self._sequence)
+            )
+            self._sequence = sequence + 1
+        return made
 
     def _advance(self, now: int) -> None:
         if self._ms < now <= _LAST_CREDIBLE_MS:

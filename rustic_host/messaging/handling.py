@@ -77,10 +77,12 @@ class Handling:
     def attempt(self, client: Client, topic: str, message: Message) -> str | Later | Failed:
         """Hand the client a message that is for it; what it raises is its answer."""
         try:
-            return self._notified(client, message)
+            self.prepare(message)
+            answer = client.notify_new_message(message)
         except Exception as error:
             log.exception("handler_failed", client=client.id, topic=topic, message_id=message.id)
             return Failed(error, undo=True, final=in_hand.is_given_up(error))
+        return answer if isinstance(answer, str | Later | Failed) else "ok"
 
     def judged(self, client: Client, topic: str, attempt: int, answer: Failed, hand: in_hand.InHand) -> Later | Failed:
         """Whether a failed message is tried again; what was sent up to now is void if the answer says so.
@@ -108,13 +110,12 @@ class Handling:
             return None
         return MessageExpiredError(f"message {message.id} was to be delivered within {message.ttl} s")
 
-    def _notified(self, client: Client, message: Message) -> str | Later | Failed:
+    def prepare(self, message: Message) -> None:
+        """Make a message ready for a handler: without the mark of a replay, with the history that it asks for."""
         if message.session_state is not None:
             without_mark(message)
         if message.enrich_with_history:
             self.enrich(message)
-        answer = client.notify_new_message(message)
-        return answer if isinstance(answer, str | Later | Failed) else "ok"
 
     def given_up(
         self, client: Client, entry: Entry, message: Message | None, outcome: str, error: BaseException | None

@@ -11,7 +11,7 @@ from rustic_host.errors import MessageError, OutboxFullError
 from rustic_host.messaging.backend import MessagingBackend
 from rustic_host.messaging.delivery import Entry, Frame, frames_of
 from rustic_host.messaging.message import Message
-from rustic_host.messaging.published import freeze, hand_out
+from rustic_host.messaging.published import Frozen, freeze, hand_out, size_of
 from rustic_host.messaging.pump import Pump
 
 OUTBOX_FRAMES = 16384
@@ -27,19 +27,19 @@ class Owner(Protocol):
 
     namespace: str
     backend: MessagingBackend
+    early: EarlyByMessage
 
 
 class InHand(ABC):
-    """One message in a handler. ``owner`` is what delivers it."""
+    """One message in a handler."""
 
-    __slots__ = ("ended", "final", "owner", "requests")
-
-    def __init__(self, owner: Owner) -> None:
-        self.owner = owner
-        self.ended = False
-        self.final: BaseException | None = None
-        """What nobody is to try again for, if it leaves the client."""
-        self.requests = 0
+    owner: Owner
+    """What delivers it."""
+    ended = False
+    final: BaseException | None = None
+    """What nobody is to try again for, if it leaves the client."""
+    requests = 0
+    """How many requests without a key were made."""
 
     @property
     @abstractmethod
@@ -62,11 +62,8 @@ class InHand(ABC):
 class InLog(InHand):
     """Of a durable client."""
 
-    __slots__ = ("_bytes", "_entry", "_pump", "frames")
-
     def __init__(self, owner: Owner, entry: Entry, pump: Pump) -> None:
-        super().__init__(owner)
-        self._entry, self._pump = entry, pump
+        self.owner, self._entry, self._pump = owner, entry, pump
         self.frames: list[Frame] = []
         self._bytes = 0
 
@@ -103,27 +100,33 @@ class InLog(InHand):
 
 
 class InMemory(InHand):
-    """Over a backend without a log: kept until the message is done, by this process."""
+    """Over a backend without a log: kept until the message is done, by this process.
 
-    __slots__ = ("_all", "_at", "sent")
+    It is made for every delivery, so its attributes are assigned by who makes it: faster than a constructor.
+    """
 
-    def __init__(self, owner: Owner, at: tuple[str, str, int], kept: EarlyByMessage) -> None:
-        # Not by super(): it is made very often.
-        self.owner, self.ended, self.final, self.requests = owner, False, None, 0
-        self._at, self._all = at, kept
-        self.sent: list[Message] = []
+    client_id: str
+    fields: Frozen
+    """Of the message."""
+    sent: list[Message]
+    """For the end; empty at first."""
 
     @property
     def kept(self) -> Mapping[str, bytes]:
         """By an earlier attempt, or by this one."""
-        return self._all.get(self._at, {})
+        return self.owner.early.get(self._at, {})
+
+    @property
+    def _at(self) -> tuple[str, str, int]:
+        return self.client_id, self.fields.topic_published_to or "", self.fields.id
 
     def publish(self, message: Message) -> None:
         """After the handler, as it is now; raises as :meth:`InLog.publish`, for the number of messages alone."""
-        self.owner.backend.sizes.check(message)
+        frozen = freeze(message)
+        self.owner.backend.sizes.check(message, size_of(frozen))
         if len(self.sent) >= OUTBOX_FRAMES:
             raise OutboxFullError(f"a handler may send {OUTBOX_FRAMES} messages at its end")
-        self.sent.append(hand_out(freeze(message)))
+        self.sent.append(hand_out(frozen))
 
     def void(self) -> None:
         """Drop it."""
@@ -131,7 +134,7 @@ class InMemory(InHand):
 
     def send_early(self, key: str, kept: bytes, message: Message | None = None) -> bytes:
         """At once."""
-        of_this = self._all.setdefault(self._at, {})
+        of_this = self.owner.early.setdefault(self._at, {})
         if key not in of_this:
             if message:
                 self._store(message)
@@ -148,7 +151,7 @@ class InMemory(InHand):
 
     def forget(self) -> None:
         """The message is done."""
-        self._all.pop(self._at, None)
+        self.owner.early.pop(self._at, None)
 
 
 # Not of a thread: a handler may publish in the threads and tasks that it waits for, and these take over its context.

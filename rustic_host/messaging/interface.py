@@ -120,7 +120,7 @@ class MessagingInterface:
             OutboxFullError: the handler has sent more than one commit may hold.
             PublishUnavailableError, PublishRefusedError: nothing is stored, or (unavailable only) it is not known.
         """
-        if not message.topic_list:
+        if not message.topics:
             raise MessageError(f"message {message.id} of {sender.id} names no topic")
         if hand := in_hand.of(self._handling):
             hand.publish(message)

@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from rustic_host.errors import ConfigError
 from rustic_host.messaging.backend import MessagingBackend
@@ -11,7 +11,7 @@ from rustic_host.messaging.delivery import Entry, home_of
 from rustic_host.messaging.gemstone_id import GemstoneGenerator
 from rustic_host.messaging.memory_store import MemoryStore, Topic
 from rustic_host.messaging.message import Message
-from rustic_host.messaging.published import Frozen, freeze, hand_out
+from rustic_host.messaging.published import Frozen, freeze, hand_out, size_of
 from rustic_host.telemetry.logs import get_logger
 
 MESSAGE_TTL = 3600.0
@@ -27,10 +27,18 @@ log = get_logger(__name__)
 Delivery = tuple[Topic, Frozen]
 
 
-class _Deliveries(threading.local):
-    """What this thread published and has still to hand out; None when it hands out nothing."""
+class _Turn:
+    """What one thread published and has still to hand out."""
 
-    waiting: deque[Delivery] | None = None
+    def __init__(self) -> None:
+        self.waiting: deque[Delivery] = deque()
+        self.taken = False
+        """Whether the thread hands out just now."""
+
+
+class _Deliveries(threading.local):
+    def __init__(self) -> None:
+        self.turn = _Turn()
 
 
 _shared = MemoryStore()
@@ -66,24 +74,30 @@ class InMemoryMessagingBackend(MessagingBackend):
         for name, value in (("message_ttl", message_ttl), ("max_messages", max_messages)):
             if not value > 0:
                 raise ConfigError(f"{name} of the in-memory backend must be above 0, not {value}")
-        self._ttl, self._limit, self._counts = message_ttl, max_messages, counts
+        self._ttl, self._limit, self.counting = message_ttl, max_messages, counts
         self._store = _shared if store is None else store
         self._subscribed: dict[str, None] = {}
 
     def store_message(self, namespace: str, topic: str, message: Message) -> None:
         """Store, then call each subscriber; raises MessageTooLargeError before that, but for a dead letter."""
-        if not topic.endswith(f":{DEAD_LETTER_TOPIC}"):  # it holds a message that was not too large
-            self.sizes.check(message)
         fields = freeze(message)
-        self._deliver([(self._put(namespace, topic, fields), fields)])
+        if not topic.endswith(f":{DEAD_LETTER_TOPIC}"):  # it holds a message that was not too large
+            self.sizes.check(message, size_of(fields))
+        self._deliver(self._store.put(namespace, topic, fields, self._ttl, self._limit), fields)
 
     def store_copies(self, namespace: str, message: Message) -> None:
         """Store on all topics of the message, then call their subscribers; raises MessageTooLargeError before that."""
-        self.sizes.check(message)
-        fields = freeze(message)
+        topic = message.topics
+        fields = freeze(message, topic if isinstance(topic, str) else None)
+        self.sizes.check(message, size_of(fields))
+        if isinstance(topic, str) and not self.shared_namespace:
+            stored = self._store.put(namespace, f"{namespace}:{topic}", fields, self._ttl, self._limit)
+            self._deliver(stored, fields)
+            return
         with self._store.lock:
-            stored = [self._put_copy(namespace, topic, fields) for topic in dict.fromkeys(message.topic_list)]
-        self._deliver(stored)
+            copies = [self._put_copy(namespace, topic, fields) for topic in dict.fromkeys(message.topic_list)]
+        first, *others = copies
+        self._deliver(*first, others)
 
     def get_messages_for_topic(self, topic: str) -> list[Message]:
         """All, by id."""
@@ -123,41 +137,42 @@ class InMemoryMessagingBackend(MessagingBackend):
 
     def count_processed(self, namespace: str, topic: str, client_id: str, outcome: str) -> None:
         """Count, unless counts are off."""
-        if self._counts:
+        if self.counting:
             self._store.count_processed(namespace, topic, client_id, outcome)
 
     def counts(self, namespace: str) -> dict[str, int]:
         """Exact counts by the names of :mod:`~rustic_host.messaging.counts`, of all interfaces of the process."""
         return self._store.counts(namespace)
 
-    def _put(self, namespace: str, topic: str, fields: Frozen) -> Topic:
-        return self._store.put(namespace, topic, fields, self._ttl, self._limit)
-
     def _put_copy(self, namespace: str, topic: str, fields: Frozen) -> Delivery:
         home = home_of(topic, namespace, self.shared_namespace) if self.shared_namespace else namespace
-        copy = fields.copy()
-        copy["topic_published_to"] = topic
-        return self._put(home, f"{home}:{topic}", copy), copy
+        copy = fields._replace(topic_published_to=topic)
+        return self._store.put(home, f"{home}:{topic}", copy, self._ttl, self._limit), copy
 
-    def _deliver(self, stored: list[Delivery]) -> None:
-        if _deliveries.waiting is not None:
-            _deliveries.waiting += stored
+    def _deliver(self, topic: Topic, fields: Frozen, others: Iterable[Delivery] = ()) -> None:
+        turn = _deliveries.turn
+        if turn.taken:
+            turn.waiting.append((topic, fields))
+            turn.waiting += others
             return
-        waiting = _deliveries.waiting = deque(stored)
+        turn.taken = True
+        waiting = turn.waiting
+        waiting += others
         try:
-            while waiting:
+            while True:
+                handlers = topic.snapshot
+                for handler in self._store.handlers(topic) if handlers is None else handlers:
+                    try:
+                        handler(hand_out(fields))
+                    except Exception as error:
+                        log.exception("subscriber_failed", topic=topic.name, message_id=fields.id)
+                        self._store_letter(topic.name, fields, error)
+                if not waiting:
+                    return
                 topic, fields = waiting.popleft()
-                for handler in topic.snapshot or self._store.handlers(topic):
-                    self._call(handler, topic, fields)
         finally:
-            _deliveries.waiting = None
-
-    def _call(self, handler: Callable[[Message], object], topic: Topic, fields: Frozen) -> None:
-        try:
-            handler(hand_out(fields))
-        except Exception as error:
-            log.exception("subscriber_failed", topic=topic.name, message_id=fields["id"])
-            self._store_letter(topic.name, fields, error)
+            turn.taken = False
+            waiting.clear()
 
     def _store_letter(self, topic: str, fields: Frozen, error: Exception) -> None:
         """Of a plain callback's failure; clients of an interface never raise here. None about a dead letter."""

@@ -1,11 +1,13 @@
 """What the in-memory backends of a process share: messages, bounded by age and number, and who hears of them."""
 
+from __future__ import annotations
+
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush, heapreplace
-from itertools import chain, count, islice
+from itertools import chain, count, islice, takewhile
 
 from rustic_host.messaging import counts as names
 from rustic_host.messaging.by_id import ById
@@ -27,41 +29,89 @@ Record = tuple[float, Frozen]
 """One stored message: when it expires, by the store's clock, and its fields."""
 
 
+BATCH = 256
+"""How many new messages a topic indexes at once, and may hold beyond its limit until then. One at a time is dearer."""
+
+
+class Space:
+    """What the topics of a namespace share: its messages by id."""
+
+    __slots__ = ("by_id", "unindexed")
+
+    def __init__(self) -> None:
+        self.by_id: dict[int, Record] = {}
+        self.unindexed: dict[Topic, None] = {}
+        """Topics with messages that are not among them yet."""
+
+    def note(self, numbers: list[int], records: list[Record]) -> None:
+        """Add messages; of those with the same id the one that was stored last stays (with another TTL: stays last)."""
+        by_id = self.by_id
+        for number, record in zip(numbers, records, strict=True):
+            if (other := by_id.get(number)) is None or other[0] <= record[0]:
+                by_id[number] = record
+
+    def forget(self, numbers: list[int], records: list[Record]) -> None:
+        """Remove messages, unless others with their ids are there."""
+        by_id = self.by_id
+        for number, record in zip(numbers, records, strict=True):
+            if by_id.get(number) is record:
+                del by_id[number]
+
+
 class Topic:
     """Messages and subscribers of one topic.
+
+    Messages are noted as they arrive, and indexed, and bounded in number, a batch at a time or when they are read.
 
     Args:
         name: with its namespace.
     """
 
-    __slots__ = ("arrived", "by_id", "handlers", "ids", "name", "published", "snapshot", "watched")
+    __slots__ = ("arrived", "by_id", "handlers", "limit", "name", "new", "published", "snapshot", "space", "watched")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.by_id: ById[Record] = ById()
         self.arrived: deque[Record] = deque()
-        self.ids: dict[int, Record] = {}
-        """Of the whole namespace."""
+        """All, in order of arrival, what is not indexed yet too."""
+        self.new: list[Record] = []
+        """What is not indexed yet."""
+        self.limit = 0
+        """How many it stores."""
+        self.space = Space()
+        """Its namespace's."""
         self.handlers: dict[Owner, list[Handler]] = {}
         self.snapshot: tuple[Handler, ...] | None = ()
         """The handlers as they are called; None when it is to be made anew."""
         self.published = 0
-        """Messages since the topic was made."""
+        """Indexed messages since the topic was made."""
         self.watched = False
         """Whether the store looks at it again when its oldest message expires."""
 
-    def drop_oldest(self) -> None:
-        """Forget the message that came first."""
-        record = self.arrived.popleft()
-        number = record[1]["id"]
-        self.by_id.remove(number, record)
-        if self.ids.get(number) is record:
-            del self.ids[number]
+    def index(self) -> None:
+        """Index what is new, and forget what is too much."""
+        if new := self.new:
+            self.new = []
+            numbers = [fields.id for _, fields in new]
+            self.by_id.extend(numbers, new)
+            self.space.note(numbers, new)
+            self.space.unindexed.pop(self, None)
+            self.published += len(new)
+        if (over := len(self.arrived) - self.limit) > 0:
+            self._drop(over)
 
     def drop_expired(self, now: float) -> None:
         """Forget what is over; in the order of arrival, so a short TTL waits for a longer one before it."""
-        while self.arrived and self.arrived[0][0] <= now:
-            self.drop_oldest()
+        self.index()
+        if over := sum(1 for _ in takewhile(lambda record: record[0] <= now, self.arrived)):
+            self._drop(over)
+
+    def _drop(self, count: int) -> None:
+        """Forget those that came first."""
+        records = [self.arrived.popleft() for _ in range(count)]
+        numbers = [fields.id for _, fields in records]
+        self.by_id.remove_all(numbers, records)
+        self.space.forget(numbers, records)
 
 
 class MemoryStore:
@@ -76,7 +126,7 @@ class MemoryStore:
         """Held while a message is stored; who holds it stores several as one."""
         self._clock = clock
         self._topics: dict[str, Topic] = {}
-        self._ids: dict[str, dict[int, Record]] = {}
+        self._spaces: dict[str, Space] = {}
         self._due: list[tuple[float, int, Topic]] = []  # a heap of the watched topics
         self._numbers = count()
         self._forgotten: Counter[str] = Counter()  # published on topics that are no more
@@ -90,17 +140,23 @@ class MemoryStore:
                 self._sweep(now)
             record = now + ttl, fields
             topic = self._topics.get(name) or self._topic(name)
-            if not topic.watched:
-                topic.watched, topic.ids = True, self._ids.setdefault(namespace, {})
-                heappush(self._due, (record[0], next(self._numbers), topic))
-            number = fields["id"]
-            topic.by_id.add(number, record)
+            if not topic.watched or topic.limit != limit:
+                self._watch(topic, namespace, record[0], limit)
             topic.arrived.append(record)
-            topic.ids[number] = record
-            topic.published += 1
-            while len(topic.arrived) > limit:
-                topic.drop_oldest()
+            new = topic.new
+            new.append(record)
+            if len(new) >= BATCH:
+                topic.index()
+            elif len(new) == 1:
+                topic.space.unindexed[topic] = None
             return topic
+
+    def _watch(self, topic: Topic, namespace: str, expires: float, limit: int) -> None:
+        topic.index()
+        topic.limit = limit
+        if not topic.watched:
+            topic.watched, topic.space = True, self._spaces.setdefault(namespace, Space())
+            heappush(self._due, (expires, next(self._numbers), topic))
 
     def handlers(self, topic: Topic) -> tuple[Handler, ...]:
         """Who hears of a message on ``topic`` now."""
@@ -141,8 +197,11 @@ class MemoryStore:
     def with_ids(self, namespace: str, numbers: Iterable[int]) -> list[Frozen]:
         """Those that are stored; one that was stored several times, as it was stored last."""
         with self.lock:
-            now, ids = self._clock(), self._ids.get(namespace, {})
-            found = (ids.get(number) for number in numbers)
+            if (space := self._spaces.get(namespace)) is None:
+                return []
+            for topic in tuple(space.unindexed):
+                topic.index()
+            now, found = self._clock(), map(space.by_id.get, numbers)
             return [record[1] for record in found if record is not None and record[0] > now]
 
     def count_processed(self, namespace: str, topic: str, client_id: str, outcome: str) -> None:
@@ -156,7 +215,9 @@ class MemoryStore:
         """Exact counts of a namespace, by the names that the scripts on Redis give them."""
         mine = f"{namespace}:"
         with self.lock:
-            published = self._forgotten + Counter({name: topic.published for name, topic in self._topics.items()})
+            published = self._forgotten + Counter(
+                {name: topic.published + len(topic.new) for name, topic in self._topics.items()}
+            )
             processed = dict(self._processed.get(namespace, ()))
         found = {names.published(name.removeprefix(mine)): n for name, n in published.items() if name.startswith(mine)}
         return found | {names.processed(*key): number for key, number in processed.items()}

@@ -1,8 +1,9 @@
 """Subscribing to a backend that keeps no log: one subscription for a topic, however many clients read it."""
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Callable
-from functools import partial
 
 from rustic_host.messaging.backend import MessagingBackend
 from rustic_host.messaging.client import Client
@@ -14,7 +15,45 @@ from rustic_host.messaging.presenting import Presenter
 from rustic_host.messaging.published import frozen_of, hand_out
 from rustic_host.telemetry.logs import get_logger
 
+Take = Callable[[Message], None]
+
 log = get_logger(__name__)
+
+
+class _Takers:
+    """Who gets the messages of one topic."""
+
+    def __init__(self, copies: bool) -> None:
+        self.inboxes: dict[str, Inbox] = {}
+        self._copies, self._lock = copies, threading.Lock()
+        self._snapshot: tuple[Take, ...] | None = None
+
+    def add(self, client_id: str, inbox: Inbox) -> None:
+        with self._lock:
+            self.inboxes[client_id] = inbox
+            self._snapshot = None
+
+    def remove(self, client_id: str) -> bool:
+        """Whether it was there."""
+        with self._lock:
+            self._snapshot = None
+            return self.inboxes.pop(client_id, None) is not None
+
+    def hand_out(self, message: Message) -> None:
+        """Give each client a message of its own: what one changes nobody else sees."""
+        if (takes := self._snapshot) is None:
+            takes = self._taken()
+        if self._copies and len(takes) == 1:
+            takes[0](message)
+            return
+        frozen = frozen_of(message)
+        for take in takes:
+            take(hand_out(frozen))
+
+    def _taken(self) -> tuple[Take, ...]:
+        with self._lock:
+            self._snapshot = tuple(inbox.take for inbox in self.inboxes.values())
+            return self._snapshot
 
 
 class PlainSubscriptions:
@@ -31,7 +70,7 @@ class PlainSubscriptions:
         self._backend, self._presenter = backend, presenter
         self._lock = threading.RLock()
         self._inboxes: dict[str, Inbox] = {}
-        self._takers: dict[str, dict[str, Inbox]] = {}
+        self._takers: dict[str, _Takers] = {}
         self._handlers: dict[str, Handler] = {}
         # A backend that cannot end a subscription is not asked for a second one of the same topic.
         self._can_end = type(backend).unsubscribe is not MessagingBackend.unsubscribe
@@ -48,23 +87,22 @@ class PlainSubscriptions:
     def join(self, topic: str, client: Client) -> None:
         """Deliver a topic to a client; in force when it returns."""
         with self._lock:
-            takers = self._takers.setdefault(topic, {})
-            takers[client.id] = self._inbox(client)
+            takers = self._takers.get(topic) or self._takers.setdefault(topic, _Takers(self._backend.hands_out_copies))
+            takers.add(client.id, self._inbox(client))
             if topic not in self.subscribed:
                 self._subscribe(topic, takers)
 
     def part(self, topic: str, bare: str, client_id: str) -> None:
         """End delivery of a topic (``bare`` without namespace) to a client; what waits in its inbox is dropped."""
         with self._lock:
-            takers = self._takers.get(topic, {})
-            if takers.pop(client_id, None) is None:
+            takers = self._takers.get(topic)
+            if takers is None or not takers.remove(client_id):
                 return
-            if not takers:
+            if not takers.inboxes and self._can_end:
                 del self._takers[topic]
-                if self._can_end:
-                    self.subscribed.discard(topic)
-                    self._backend.unsubscribe_handler(topic, self._handlers.pop(topic))
-                    log.debug("backend_unsubscribed", topic=topic)
+                self.subscribed.discard(topic)
+                self._backend.unsubscribe_handler(topic, self._handlers.pop(topic))
+                log.debug("backend_unsubscribed", topic=topic)
         if inbox := self._inboxes.get(client_id):
             inbox.forget([bare])
 
@@ -73,30 +111,16 @@ class PlainSubscriptions:
         if inbox := self._inboxes.pop(client_id, None):
             inbox.close()
 
-    def _subscribe(self, topic: str, takers: dict[str, Inbox]) -> None:
+    def _subscribe(self, topic: str, takers: _Takers) -> None:
         try:
-            take = partial(self._hand_out, topic)
-            handler = take if self._backend.delivers_in_turn else in_turn(take)
+            handler = takers.hand_out if self._backend.delivers_in_turn else in_turn(takers.hand_out)
             self._backend.subscribe(topic, handler)
         except BaseException:
-            takers.clear()
-            self._takers.pop(topic, None)
+            del self._takers[topic]
             raise
         self._handlers[topic] = handler
         self.subscribed.add(topic)
         log.debug("backend_subscribed", topic=topic)
-
-    def _hand_out(self, topic: str, message: Message) -> None:
-        """Give each client a message of its own: what one changes nobody else sees."""
-        takers = tuple(self._takers.get(topic, {}).values())
-        if not takers:
-            return
-        if len(takers) > 1 or not self._backend.hands_out_copies:
-            frozen = frozen_of(message)
-            for taker in takers[:-1]:
-                taker.take(hand_out(frozen))
-            message = message if self._backend.hands_out_copies else hand_out(frozen)
-        takers[-1].take(message)
 
     def _inbox(self, client: Client) -> Inbox:
         if client.id not in self._inboxes:

@@ -34,6 +34,7 @@ class SizeLimits:
 
     def __init__(self, max_bytes: int = MAX_MESSAGE_BYTES) -> None:
         self.max_bytes = max_bytes
+        self._surely_small = min(LARGE_MESSAGE_BYTES, max_bytes) - ROOM_FOR_THE_REST
         self._warned: set[str] = set()
         self._lock = threading.Lock()
 
@@ -47,15 +48,22 @@ class SizeLimits:
             if len(frame.body) > LARGE_MESSAGE_BYTES or len(frame.body) > self.max_bytes:
                 self._large(frame.message_id, frame.topic, len(frame.body))
 
-    def check(self, message: Message) -> None:
+    def check(self, message: Message, size: int | None = None) -> None:
         """As :meth:`check_frames`; the whole message is only written when it may be large.
+
+        Args:
+            message: before it is stored.
+            size: bytes of its payload and state, where they are known.
 
         Raises:
             MessageTooLargeError: it is too large.
             MessageError: it holds what JSON cannot say.
         """
-        size, small = _size(message), min(LARGE_MESSAGE_BYTES, self.max_bytes)
-        if size + ROOM_FOR_THE_REST > small and (size := len(message.to_json_bytes())) > small:
+        if (_size(message) if size is None else size) > self._surely_small:
+            self._look_at(message)
+
+    def _look_at(self, message: Message) -> None:
+        if (size := len(message.to_json_bytes())) > min(LARGE_MESSAGE_BYTES, self.max_bytes):
             for topic in message.topic_list:
                 self._large(message.id, topic, size)
 

@@ -79,3 +79,22 @@ def test_what_is_not_there_cannot_be_removed() -> None:
         except KeyError:
             continue
         raise AssertionError("it was removed")
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 60), min_size=1, max_size=40)), max_size=20))
+def test_many_at_once_is_one_by_one(batches: list[tuple[int, list[int]]]) -> None:
+    """Batches in any order, rising ones of more than a chunk among them, then the oldest and others taken out."""
+    at_once: ById[Item] = ById()
+    arrived: list[Item] = []
+    for times, numbers in batches:
+        rising = sorted(number + 60 * len(arrived) for number in numbers * 20) if times else numbers
+        batch = [Item(number) for number in rising]
+        at_once.extend([item.number for item in batch], batch)
+        arrived += batch
+    assert list(at_once) == sorted(arrived, key=lambda item: item.number)
+    assert len(at_once) == len(arrived)
+    for share in (3, 2, 1):
+        gone, arrived = arrived[: len(arrived) // share], arrived[len(arrived) // share :]
+        at_once.remove_all([item.number for item in gone], gone)
+        assert list(at_once) == sorted(arrived, key=lambda item: item.number)
+        assert len(at_once) == len(arrived)
