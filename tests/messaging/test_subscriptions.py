@@ -1,5 +1,6 @@
 """One subscription of the backend for a topic, however many clients read it; and what that costs."""
 
+import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -240,9 +241,12 @@ def _instructions(step: Callable[[], object]) -> int:
         return trace
 
     before = sys.gettrace()
+    gc.collect()
+    gc.disable()  # else what other tests left is finalized, and counted, here
     sys.settrace(trace)
     try:
         step()
     finally:
         sys.settrace(before)
+        gc.enable()
     return counted
