@@ -67,6 +67,12 @@ class BackendUnavailableError(MessagingError):
     exit_code = 69
 
 
+class BackendNotReadyError(BackendUnavailableError):
+    """The server behind the bus answers, and cannot do it now: no memory, read-only, loading, a full disk, a hanging
+    script, a password that it did not want before.
+    """
+
+
 class BackendRefusedError(MessagingError):
     """The server behind the bus answered, and refused: wrong password, wrong policy, wrong key type."""
 

@@ -23,6 +23,8 @@ _Result = TypeVar("_Result")
 
 # How the host begins the line that ends a stream because something failed; a message begins with another key.
 _ERROR_LINE = b'{"error":'
+# And a line that says what happens to the stream.
+_NOTICE_LINE = b'{"notice":'
 
 
 class RemoteError(HostError):
@@ -81,18 +83,33 @@ class HostClient:
         path += f"&reply_on={quoted(reply_on)}" if reply_on else ""
         return self._call("POST", path, line, seconds + self._timeout)
 
-    def tail(self, guild: str, topics: Sequence[str], start: str | None = None) -> Generator[bytes, None, None]:
+    def tail(
+        self,
+        guild: str,
+        topics: Sequence[str],
+        start: str | None = None,
+        *,
+        wait: bool = True,
+        on_notice: Callable[[str], object] = lambda text: None,
+    ) -> Generator[bytes, None, None]:
         """Yield the messages of ``topics`` (none: all of the guild) as JSON without newline, until it is closed.
+
+        With ``wait`` the host waits for a server that goes away, and ``on_notice`` is told so.
 
         Raises:
             LostConnectionError: the host ended the stream.
+            RemoteError: among others, without ``wait``, when the server goes away.
         """
         terms = [f"topic={quoted(topic)}" for topic in topics] + ([f"from={quoted(start)}"] if start else [])
+        terms += [] if wait else ["wait=false"]
         with closing(self._connect(None)) as connection:
             answer = self._ask(connection, "GET", f"/v1/guilds/{quoted(guild)}/tail?{'&'.join(terms)}", b"")
             while line := self._guarded(answer.readline):
                 if line.startswith(_ERROR_LINE):
                     raise _remote_error(200, line)
+                if line.startswith(_NOTICE_LINE):
+                    on_notice(json.loads(line)["notice"])
+                    continue
                 yield line.rstrip(b"\n")
         raise LostConnectionError(f"the host on {self._path} has ended the stream: it stops, or was killed")
 

@@ -104,6 +104,7 @@ _STYLES = {
     "running": "green",
     "standby": "green",
     "starting": "yellow",
+    "waiting": "yellow",
     "backoff": "yellow",
     "failed": "bold red",
     "stopped": "red",

@@ -46,12 +46,15 @@ def _host_line(host: dict[str, Any]) -> str:
 def _print_guild(guild: dict[str, Any]) -> None:
     named = "" if guild["name"] == guild["id"] else f" ({guild['name']})"
     print()
-    interop = guild.get("interop")
+    interop, bus = guild.get("interop"), guild.get("bus")
     taken = f", {number(interop['imported'])} imported from others" if interop and interop["imported"] else ""
     given_up = guild.get("dead_letters")
     letters = f", {counted(given_up, 'dead letter')} (rustic-host dead-letters list {guild['id']})" if given_up else ""
     owner = f" of host {guild['standby_of']}" if guild.get("standby_of") else ""
     print(printable(f"guild {guild['id']}{named}: {guild['status']}{owner}{taken}{letters}"))
+    if bus and bus["away_since"]:
+        since = datetime.fromisoformat(bus["away_since"]).astimezone().strftime("%H:%M:%S")
+        print(printable(f"bus: {bus['url']} away since {since} ({bus['reason']})"))
     if interop and interop["error"]:
         print(printable(f"what others publish is not read: {interop['error']}"))
     if guild["agents"]:

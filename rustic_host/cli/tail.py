@@ -23,17 +23,31 @@ from rustic_host.cli.output import UNKNOWN, fit, printable
 @click.option(
     "--from", "start", metavar="start|ID", help="Begin with all that is stored, or after a message, instead of now."
 )
+@click.option("--no-wait", is_flag=True, help="End with 69 when Redis goes away, instead of waiting for it.")
 @socket_option
 def tail(
-    socket: Path, guild: str, topics: tuple[str, ...], as_json: bool, count: int | None, start: str | None
+    socket: Path,
+    guild: str,
+    topics: tuple[str, ...],
+    as_json: bool,
+    count: int | None,
+    start: str | None,
+    no_wait: bool,
 ) -> None:
-    """Show messages of GUILD as they come, of all topics or of each TOPIC named, until Ctrl-C."""
-    with closing(HostClient(socket).tail(guild, topics, start)) as messages:
+    """Show messages of GUILD as they come, of all topics or of each TOPIC named, until Ctrl-C.
+
+    When the guild's Redis goes away it waits, says so on stderr, and goes on where it was.
+    """
+    with closing(HostClient(socket).tail(guild, topics, start, wait=not no_wait, on_notice=_note)) as messages:
         try:
             for message in islice(messages, count):
                 _print(message, as_json)
         except KeyboardInterrupt:
             return
+
+
+def _note(text: str) -> None:
+    print(printable(f"rustic-host: {text}"), file=sys.stderr, flush=True)
 
 
 def _print(message: bytes, as_json: bool) -> None:

@@ -14,4 +14,5 @@ class WorkerEvent:
     code: int = 0
     """``exited``: exit code, or minus the signal. ``failed``: the exit code that will follow."""
     detail: dict[str, Any] = field(default_factory=dict)
-    """``ready``: topics. ``progress``: turns, handled, busy_seconds. ``failed``: error, traceback."""
+    """``ready``: topics. ``progress``: turns, handled, busy_seconds, bus_away (None, or seconds
+    and reason). ``failed``: error, traceback."""

@@ -17,6 +17,8 @@ class WorkerExit(IntEnum):
     """The record of what was read is gone; an operator must say where to go on."""
     BUS_REFUSED = 7
     """The server refuses what we ask of it."""
+    BUS_AWAY = 9
+    """Nobody's exit code, but the engine's word for a worker that was not started: its bus did not answer."""
     HANDLER_TIMEOUT = 8
     """A handler went on long after its ``qos.timeout``, and heard nothing."""
     BUG = 70

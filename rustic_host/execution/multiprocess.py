@@ -15,10 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rustic_host.errors import ConfigError, ExecutionError
+from rustic_host.errors import BackendUnavailableError, ConfigError, ExecutionError
 from rustic_host.execution.channel import JsonObject, LineBuffer, encoded
 from rustic_host.execution.engine import ExecutionEngine
 from rustic_host.execution.events import WorkerEvent
+from rustic_host.execution.exit_codes import WorkerExit
 from rustic_host.execution.leases import SlotLeases
 from rustic_host.execution.nursery import Nursery
 from rustic_host.guild.aliases import our_name
@@ -316,6 +317,11 @@ class MultiProcessExecutionEngine(ExecutionEngine):
                 worker.slot = self._slot_leases(messaging).lease()
                 order = self._order(worker, worker.slot, guild, messaging)
                 self._zygote(guild, worker.spec).fork(worker.number, theirs)
+            except BackendUnavailableError as error:
+                said = {"error": f"{type(error).__name__}: {error}", "traceback": ""}
+                self._emit(WorkerEvent("failed", worker.spec.id, 0, WorkerExit.BUS_AWAY, said))
+                self._lost(worker, WorkerExit.BUS_AWAY, said["error"])
+                return
             except Exception as error:
                 if not self._closing:  # else it failed because it is asked to
                     log.exception("worker_not_started", agent=worker.spec.name)

@@ -143,7 +143,9 @@ class Worker:
         pump = self._wrapper.pump
         busy = pump.busy_since
         busy_seconds = 0.0 if busy is None else time.monotonic() - busy
-        return {"turns": pump.turns, "handled": pump.handled, "busy_seconds": round(busy_seconds, 3)}
+        away = pump.away
+        waits = {"seconds": round(time.monotonic() - away.since, 3), "reason": _short(away.reason)} if away else None
+        return {"turns": pump.turns, "handled": pump.handled, "busy_seconds": round(busy_seconds, 3), "bus_away": waits}
 
     def _tell(self, kind: str, **fields: Any) -> None:
         _tell(self._channel, kind, **fields)

@@ -12,7 +12,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import RedisError
 
-from rustic_host.errors import BackendRefusedError, BackendUnavailableError
+from rustic_host.errors import BackendNotReadyError, BackendRefusedError, BackendUnavailableError
+from rustic_host.host.bus_watch import BusWatch
 from rustic_host.host.tail import Tail
 from rustic_host.messaging import GemstoneGenerator, counts
 from rustic_host.messaging.dead_letter import DEAD_LETTER_TOPIC
@@ -29,6 +30,7 @@ from rustic_host.messaging.redis.readers import topics_read
 from rustic_host.messaging.redis.retention import Bounds, Janitor, Sweep
 from rustic_host.messaging.sizes import SizeLimits
 from rustic_host.telemetry.logs import get_logger
+from rustic_host.web.tasks import end_tasks
 
 log = get_logger(__name__)
 
@@ -37,6 +39,9 @@ ANSWER_SECONDS = 3.0
 THREADS = 32
 """Calls that may wait for the server at once. They are not those of the event loop, or what starts the server again,
 or stops a guild, would wait for calls that wait for the server."""
+
+FIGURES_SECONDS = 1.0
+"""How long a status, or a scrape, waits for what a server that is not known to be away has to say."""
 
 LEAVE_SECONDS = 1.0
 """How long a host that stops tries to reach a server that is away."""
@@ -53,6 +58,15 @@ class Backlog:
     topic: str
     client_id: str
     entries: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a server knows of a guild."""
+
+    counts: Counts
+    backlogs: list[Backlog]
+    dead_letters: int
 
 
 class HostBus:
@@ -82,9 +96,12 @@ class HostBus:
         self._redis = async_client(
             config,
             protocol=2,
-            socket_timeout=10,
-            retry=Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.01), 3),
+            socket_timeout=ANSWER_SECONDS,
+            retry=Retry(ExponentialWithJitterBackoff(cap=0.1, base=0.01), 1),
         )
+        self.watch = BusWatch(config)
+        """Whether the server is there; it is asked from :meth:`open` to :meth:`close`."""
+        self._watching: asyncio.Task[None] | None = None
         self.slot: slots.Slot
         self.generator: GemstoneGenerator
         """Makes ids from the slot; safe to share between threads. There is one, or ids would collide."""
@@ -99,6 +116,7 @@ class HostBus:
         await asyncio.to_thread(self._check)
         self.slot = await self._in_thread(slots.lease, self._leases)
         self.generator = self.slot.generator()
+        self._watching = asyncio.create_task(self.watch.run())
 
     async def open_guild(self, guild_id: str) -> None:
         """See that a guild's data can be used; raises as :func:`open_namespace`."""
@@ -120,8 +138,12 @@ class HostBus:
         """Cut what is too old or too much; raises as :meth:`Janitor.sweep`. One at a time."""
 
         def sweep() -> Sweep:
-            self._janitor.claim(namespace, hold=True)
-            return self._janitor.sweep(namespace, shared, named)
+            found = self._janitor.sweep(namespace, shared, named)
+            try:  # afterwards: for it a server without memory needs some
+                self._janitor.claim(namespace, hold=True)
+            except BackendNotReadyError as error:
+                log.debug("sweep_not_told", namespace=namespace, error=str(error))
+            return found
 
         return await self._in_thread(sweep)
 
@@ -167,9 +189,11 @@ class HostBus:
         """Topics by client id, of everyone who reads durably now; raises as :func:`topics_read`."""
         return await self._in_thread(topics_read, self._operator, namespace)
 
-    def tail(self, namespace: str, topics: Sequence[str], start: str | None) -> AsyncIterator[bytes]:
+    def tail(
+        self, namespace: str, topics: Sequence[str], start: str | None, *, patient: bool = True
+    ) -> AsyncIterator[bytes]:
         """Messages of topics as they are stored; see :class:`rustic_host.host.tail.Tail`."""
-        return Tail(self._redis, self.config.keys, namespace, topics, start).items()
+        return Tail(self._redis, self.config.keys, namespace, topics, start, patient=patient).items()
 
     async def dead_letters(self, namespace: str) -> int:
         """How many messages of a guild were given up and lie in the queue."""
@@ -186,6 +210,9 @@ class HostBus:
 
     async def close(self) -> None:
         """Give the slot back and let go; for a server that is away the slot's lease ends by itself."""
+        if self._watching is not None:
+            await end_tasks(self._watching)
+        await self.watch.close()
         config = self.config.at_key(self.config.keys.slots_key())
         leaving = Publisher(config, "rustic-host:leaving", deadline=LEAVE_SECONDS)
         with suppress(BackendUnavailableError, BackendRefusedError, AttributeError):
@@ -208,6 +235,18 @@ class HostBus:
             check_durability(link, self._durability)
         finally:
             link.close()
+
+    async def figures(self, namespace: str, topics: Iterable[str]) -> Figures | None:
+        """What is to be known of a guild at this moment; None when the server does not say so soon."""
+        if self.watch.away:
+            return None
+        try:
+            async with asyncio.timeout(FIGURES_SECONDS):
+                backlogs = await self.backlogs(namespace, topics)
+                return Figures(await self.counts(namespace), backlogs, await self.dead_letters(namespace))
+        except (BackendUnavailableError, TimeoutError) as error:
+            self.watch.note(str(error) or f"no answer within {FIGURES_SECONDS:.0f} s")
+            return None
 
     async def _ask(self, awaitable: Any) -> Any:
         """A reply within :data:`ANSWER_SECONDS`: the control API must answer also when the server does not."""

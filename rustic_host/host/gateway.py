@@ -7,17 +7,18 @@ import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 
 from rustic_host import __version__
 from rustic_host.errors import BackendRefusedError, BackendUnavailableError, RequestTimeoutError
 from rustic_host.execution.process import pss_bytes
-from rustic_host.host.bus import Backlog, Counts
+from rustic_host.host.bus import Figures
 from rustic_host.host.keyed import KEPT_SECONDS, keyed_id
 from rustic_host.host.operator import Operator
 from rustic_host.host.supervisor import AgentRecord, GuildSupervisor
-from rustic_host.host.tail import STARTED
+from rustic_host.host.tail import STARTED, Notice
 from rustic_host.messaging import AgentTag, Message, Priority
 from rustic_host.messaging.delivery import frames_of
 from rustic_host.messaging.gemstone_id import wall_clock_ms
@@ -26,8 +27,11 @@ from rustic_host.telemetry.logs import get_logger
 from rustic_host.telemetry.metrics import HostCollector, MetricsSnapshot, render
 from rustic_host.telemetry.tracing import get_tracer
 from rustic_host.web.models import (
+    RUNNING,
     STANDBY,
+    WAITING,
     AgentStatus,
+    BusStatus,
     GuildStatus,
     HostInfo,
     HostStatus,
@@ -55,6 +59,7 @@ class Gateway:
         self._host = host
         self.operator = Operator(host)
         self._tails: Counter[tuple[str, str]] = Counter()
+        self._looker = ThreadPoolExecutor(1, "status")
         self._snapshot = MetricsSnapshot()
         self._collector = HostCollector(lambda: self._snapshot, version=__version__)
 
@@ -109,16 +114,18 @@ class Gateway:
                     async for body in heard:
                         if body == STARTED:
                             await bus.publish(guild, frames_of(message))
-                        elif _answers(body, message):
+                        elif not isinstance(body, Notice) and _answers(body, message):
                             return body
         raise RequestTimeoutError(f"no reply to message {message.id} on {heard_on!r} within {timeout:g} s")
 
-    async def tail(self, guild: str, topics: list[str], start: str | None) -> AsyncIterator[bytes]:
+    async def tail(
+        self, guild: str, topics: list[str], start: str | None, patient: bool = True
+    ) -> AsyncIterator[bytes]:
         """Counted as a subscription for as long as it is read."""
         self._host.supervisor(guild)
         names = topics or ["*"]
         self._tails.update((guild, topic) for topic in names)
-        items = self._host.buses.of(guild).tail(guild, topics, start)
+        items = self._host.buses.of(guild).tail(guild, topics, start, patient=patient)
         try:
             async for item in items:
                 yield item
@@ -131,7 +138,7 @@ class Gateway:
         self._host.stop()
 
     async def metrics(self) -> bytes:
-        """Prometheus text; raises :class:`BackendUnavailableError` when the exact counts cannot be read.
+        """Prometheus text, also while the exact counts cannot be read: they stay at what was read last.
 
         A guild that another host runs is told of by that one: whoever adds up over hosts counts nothing twice.
         """
@@ -142,10 +149,12 @@ class Gateway:
         letters: dict[tuple[str], int] = {}
         here = self._host.running_here()
         for guild, supervisor in here.items():
-            letters[(guild,)] = await self._host.buses.of(guild).dead_letters(guild)
+            if (figures := await self._host.buses.of(guild).figures(guild, ())) is None:
+                continue  # counters stay where they were
+            letters[(guild,)] = figures.dead_letters
             names = {f"{guild}${record.spec.id}": record.spec.name for record in supervisor.agents.values()}
             names[supervisor.service.client_id] = supervisor.service.name
-            for count, value in (await self._host.buses.of(guild).counts(guild)).items():
+            for count, value in figures.counts.items():
                 if count.is_published:
                     published[guild, count.topic] += value
                     if count.kind == "published_large":
@@ -164,6 +173,7 @@ class Gateway:
                 (guild, topic): n for guild in here for topic, n in (await self._subscriptions(guild)).items()
             },
             dead_letters=letters,
+            bus_up={(guild,): int(self._host.buses.of(guild).watch.away is None) for guild in self._host.supervisors},
             agent_up={(guild, r.spec.name): int(r.status == "running") for guild, r in self._records()},
             bridge_up={(guild,): int(interop.error is None) for guild, interop in self._host.interop.items()},
             agent_restarts={(guild, r.spec.name): r.restarts for guild, r in self._records()},
@@ -192,8 +202,11 @@ class Gateway:
         return dict(live + Counter({topic: n for (of, topic), n in self._tails.items() if of == guild}))
 
     async def _readers(self, guild: str) -> dict[str, list[str]]:
+        bus = self._host.buses.of(guild)
+        if bus.watch.away:  # nobody shall wait for its answer
+            return {}
         try:
-            return await self._host.buses.of(guild).readers(guild)
+            return await bus.readers(guild)
         except (BackendUnavailableError, BackendRefusedError) as error:
             log.warning("only_own_subscriptions_known", guild=guild, error=str(error))
             return {}
@@ -223,51 +236,56 @@ class Gateway:
 
     async def _guild_status(self, supervisor: GuildSupervisor) -> GuildStatus:
         guild = supervisor.spec.id
-        handled, backlogs, dead_letters = await self._from_redis(supervisor)
+        bus = self._host.buses.of(guild)
+        figures = await bus.figures(guild, sorted(supervisor.topics()))
+        away = bus.watch.away
+        memory = await self._memory(supervisor)
         agents = [
-            await self._agent_status(record, handled, backlogs, f"{guild}${record.spec.id}")
+            self._agent_status(record, figures, f"{guild}${record.spec.id}", memory.get(record.spec.id))
             for record in supervisor.agents.values()
         ]
         interop = self._host.interop.get(guild)
-        imported = None if handled is None else sum(n for count, n in handled.items() if count.kind == "imported")
+        imported = sum(n for count, n in figures.counts.items() if count.kind == "imported") if figures else None
         return GuildStatus(
             id=guild,
             name=supervisor.spec.name,
-            status=supervisor.status,
+            status=WAITING if away and supervisor.status == RUNNING else supervisor.status,
+            bus=BusStatus(url=bus.config.shown(), away_since=away and away.since, reason=away and away.reason),
             agents=agents,
             subscriptions=await self._subscriptions(guild),
-            dead_letters=dead_letters,
+            dead_letters=figures.dead_letters if figures else None,
             standby_of=supervisor.standby_of if supervisor.status == STANDBY else None,
             interop=InteropStatus(imported=imported, error=interop.error) if interop else None,
         )
 
-    async def _from_redis(self, supervisor: GuildSupervisor) -> tuple[Counts | None, list[Backlog] | None, int | None]:
-        guild = supervisor.spec.id
-        bus = self._host.buses.of(guild)
-        try:
-            backlogs = await bus.backlogs(guild, sorted(supervisor.topics()))
-            return await bus.counts(guild), backlogs, await bus.dead_letters(guild)
-        except BackendUnavailableError as error:
-            log.warning("status_without_redis", guild=guild, error=str(error))
-            return None, None, None
+    async def _memory(self, supervisor: GuildSupervisor) -> dict[str, int | None]:
+        """PSS of each agent's process, in a thread that nobody who waits for a server can take."""
+        pids = {record.spec.id: record.pid for record in supervisor.agents.values() if record.pid}
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._looker, lambda: {key: pss_bytes(pid) for key, pid in pids.items()})
 
-    async def _agent_status(
-        self, record: AgentRecord, handled: Counts | None, backlogs: list[Backlog] | None, client_id: str
+    def _agent_status(
+        self, record: AgentRecord, figures: Figures | None, client_id: str, memory: int | None
     ) -> AgentStatus:
-        counted = None if handled is None else sum(n for count, n in handled.items() if count.client_id == client_id)
-        lag = None if backlogs is None else sum(b.entries for b in backlogs if b.client_id == client_id)
-        started = record.started_at
+        started, status = record.started_at, record.status
+        reason = record.reason or record.error or None
+        if status == RUNNING and record.bus_away:
+            status, reason = WAITING, f"waits for the bus: {record.bus_away}"
+        elif status == RUNNING:
+            reason = self._slow(client_id)
+        elif status == "starting" and record.bus_away:
+            reason = f"waits for the bus: {record.bus_away}"
         return AgentStatus(
             id=record.spec.id,
             name=record.spec.name,
-            status=record.status,
+            status=status,
             pid=record.pid,
             restarts=record.restarts,
             uptime_seconds=None if started is None else round(time.monotonic() - started, 3),
-            pss_bytes=await asyncio.to_thread(pss_bytes, record.pid) if record.pid else None,
-            handled=counted,
-            lag=lag,
-            reason=self._slow(client_id) if record.status == "running" else record.reason or record.error or None,
+            pss_bytes=memory,
+            handled=figures and sum(n for count, n in figures.counts.items() if count.client_id == client_id),
+            lag=figures and sum(b.entries for b in figures.backlogs if b.client_id == client_id),
+            reason=reason,
         )
 
 

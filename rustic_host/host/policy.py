@@ -16,6 +16,9 @@ BASE_SECONDS, FACTOR, CAP_SECONDS, JITTER = 0.1, 2.0, 30.0, 0.25
 MAX_TRIES = 10
 STABLE_SECONDS = 60.0
 
+AWAY_CAP_SECONDS = 2.0
+"""Longest pause, before jitter, between attempts to start an agent whose bus is away; there is no limit to those."""
+
 _GIVE_UP = {
     WorkerExit.LOAD_FAILED: "load_failed",
     WorkerExit.GROUP_LOST: "group_lost",
@@ -43,11 +46,12 @@ class RestartPolicy:
         self, *, clock: Callable[[], float] = time.monotonic, chance: Callable[[], float] = random.random
     ) -> None:
         self._clock, self._chance = clock, chance
-        self._tries = 0
+        self._tries = self._away = 0
         self._ready_at: float | None = None
 
     def ready(self) -> None:
         """The worker is ready."""
+        self._away = 0
         self._ready_at = self._clock()
 
     def ended(self, code: int, *, announced: bool = True) -> Decision:
@@ -61,11 +65,17 @@ class RestartPolicy:
         if self._ready_at is not None and self._clock() - self._ready_at >= STABLE_SECONDS:
             self._tries = 0
         self._ready_at = None
+        if announced and code == WorkerExit.BUS_AWAY:  # no fault of the agent's, however long it takes
+            self._away += 1
+            return Decision("restart", reason, self._delay(self._away, AWAY_CAP_SECONDS))
         self._tries += 1
         if self._tries > MAX_TRIES:
             return Decision("give_up", f"{reason}: {MAX_TRIES} restarts did not help")
-        delay = min(BASE_SECONDS * FACTOR ** (self._tries - 1), CAP_SECONDS)
-        return Decision("restart", reason, delay * (1 - JITTER + 2 * JITTER * self._chance()))
+        return Decision("restart", reason, self._delay(self._tries, CAP_SECONDS))
+
+    def _delay(self, tries: int, cap: float) -> float:
+        delay = min(BASE_SECONDS * FACTOR ** min(tries - 1, 20), cap)
+        return delay * (1 - JITTER + 2 * JITTER * self._chance())
 
 
 def reason_of(code: int, *, announced: bool = True) -> str:
@@ -84,6 +94,8 @@ def reason_of(code: int, *, announced: bool = True) -> str:
         return "ownership_lost"
     if code == WorkerExit.BUS_REFUSED:
         return "bus_refused"
+    if code == WorkerExit.BUS_AWAY:
+        return "bus_away"
     if code == WorkerExit.HANDLER_TIMEOUT:
         return "handler_timeout"
     return f"crashed_with_exit_code_{code}"

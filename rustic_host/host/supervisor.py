@@ -58,6 +58,8 @@ class AgentRecord:
     """Live subscriptions."""
     answers_health: bool = False
     """Whether it answers health checks itself."""
+    bus_away: str | None = None
+    """Why its worker, which is alive, waits for the bus; None when it does not."""
     launched: bool = False
     """Whether it was told to start."""
     leaving: bool = False
@@ -308,10 +310,15 @@ class GuildSupervisor:
             return
         if event.kind == "started":
             record.pid = event.pid
+        elif event.kind == "progress":
+            away = event.detail.get("bus_away")
+            record.bus_away = away and str(away["reason"])
         elif event.kind == "ready":
             self._ready(record, event)
         elif event.kind == "failed":
             record.error, record.announced = event.detail["error"], event.code
+            if event.code == WorkerExit.BUS_AWAY:
+                return
             log.error("agent_failed", **self._named(record), pid=event.pid, error=record.error)
             if event.detail["traceback"]:
                 log.debug("agent_traceback", **self._named(record), traceback=event.detail["traceback"])
@@ -330,7 +337,7 @@ class GuildSupervisor:
         self._news()
 
     def _exited(self, record: AgentRecord, event: WorkerEvent) -> None:
-        record.pid, record.started_at, record.topics = None, None, []
+        record.pid, record.started_at, record.topics, record.bus_away = None, None, [], None
         if self._stopping is not None:
             record.status = "stopped"
             return
@@ -342,7 +349,8 @@ class GuildSupervisor:
         if announced and event.code == WorkerExit.OWNERSHIP_LOST:
             self.contested()
         decision = record.policy.ended(event.code, announced=announced)
-        log.warning(
+        again = decision.reason == "bus_away" and (record.reason or "").startswith("bus_away")
+        (log.debug if again else log.warning)(
             "agent_ended",
             **self._named(record),
             pid=event.pid,

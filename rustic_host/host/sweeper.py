@@ -38,6 +38,7 @@ class Sweeper:
 
     def __init__(self, buses: Buses, guilds: Callable[[], Mapping[str, Swept]]) -> None:
         self._buses, self._guilds = buses, guilds
+        self._failing: set[str] = set()
         self.slow: dict[str, list[Slow]] = {}
         """By guild: clients that will lose messages if they go on like that."""
 
@@ -55,10 +56,13 @@ class Sweeper:
             shared = guild.spec.organization_id or NO_ORGANIZATION
             found = await self._buses.of(guild_id).sweep(guild_id, shared, guild.client_ids())
         except MessagingError as error:
-            log.warning("retention_not_applied", guild=guild_id, error=str(error))
+            if guild_id not in self._failing:  # said once, until it works again
+                log.warning("retention_not_applied", guild=guild_id, error=str(error))
+            self._failing.add(guild_id)
             return False
         except Exception:  # of one guild: the others' topics must be cut all the same
             log.exception("retention_failed", guild=guild_id)
             return False
+        self._failing.discard(guild_id)
         self.slow[guild_id] = found.slow
         return found.more

@@ -4,11 +4,13 @@ Pub/Sub is only the doorbell here: what is read comes from the logs, so a cut co
 """
 
 import asyncio
+import random
 import re
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
 from typing import Any
 
+from pydantic_core import to_json
 from redis.exceptions import RedisError
 
 from rustic_host.errors import BackendUnavailableError, UnknownPositionError
@@ -22,8 +24,20 @@ MISSED_BELL_SECONDS = 5.0
 
 _POSITION = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
 
+RETRY_SECONDS, RETRY_MAX_SECONDS = 0.05, 0.5
+"""Pause before a server that is away is asked again, doubled each time."""
+
 STARTED = b""
 """First item: from here on nothing published is missed."""
+
+
+class Notice(bytes):
+    """An item that is no message, but says what happens to the reading; JSON, ``{"notice": text}``."""
+
+    @classmethod
+    def of(cls, text: str) -> "Notice":
+        """Make one."""
+        return cls(to_json({"notice": text}))
 
 
 class Tail:
@@ -34,35 +48,71 @@ class Tail:
         keys: names of the keys.
         namespace: the guild.
         topics: without namespace; none means all topics, also those that come into being meanwhile.
+        patient: whether it waits for a server that goes away, and then goes on where it was.
         start: None (from now on), ``start`` (all that is stored), a log entry id or a message id to begin after.
     """
 
-    def __init__(self, redis: Any, keys: Keys, namespace: str, topics: Sequence[str], start: str | None) -> None:
+    def __init__(
+        self,
+        redis: Any,
+        keys: Keys,
+        namespace: str,
+        topics: Sequence[str],
+        start: str | None,
+        *,
+        patient: bool = False,
+    ) -> None:
+        self._patient = patient
         self._redis, self._keys, self._namespace = redis, keys, namespace
         self._all, self._start = not topics, start
         self._position: dict[str, str] = dict.fromkeys(topics, "")
         self._bell = asyncio.Event()
 
-    async def items(self) -> AsyncIterator[bytes]:
+    async def items(self) -> AsyncGenerator[bytes, None]:
         """Yield :data:`STARTED`, then the JSON of each message, oldest first within a topic.
 
+        A patient one yields a :class:`Notice` when the server goes away, and another when it is back.
+
         Raises:
-            BackendUnavailableError: the server is away.
+            BackendUnavailableError: the server is away; of a patient one before the first item only.
             UnknownPositionError: there can be no such position; raised before the first item.
         """
+        began, delay = False, 0.0
+        while True:
+            try:
+                async with aclosing(self._followed(began)) as items:
+                    async for item in items:
+                        if delay:
+                            yield Notice.of(f"{self._namespace}: the bus is back")
+                            delay = 0.0
+                        if item or not began:
+                            yield item
+                        began = True
+            except (RedisError, OSError) as error:
+                if not (began and self._patient):
+                    raise BackendUnavailableError(f"tail of {self._namespace}: {error}") from error
+                if not delay:
+                    yield Notice.of(f"{self._namespace}: the bus is away, waiting for it: {error}")
+                delay = min(delay * 2 or RETRY_SECONDS, RETRY_MAX_SECONDS)
+                await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+
+    async def _followed(self, again: bool) -> AsyncGenerator[bytes, None]:
+        """The items of one connection: :data:`STARTED` when reading has begun, and messages from where it was."""
         ringing = asyncio.create_task(self._listen())
         try:
             await self._rung(ringing)
-            await self._begin()
-            yield STARTED
+            if not again:
+                await self._begin()
+                yield STARTED
             while True:
                 self._bell.clear()
                 while bodies := await self._read():
                     for body in bodies:
                         yield body
+                if again:
+                    yield STARTED
+                    again = False
                 await self._rung(ringing)
-        except (RedisError, OSError) as error:
-            raise BackendUnavailableError(f"tail of {self._namespace}: {error}") from error
         finally:
             await end_tasks(ringing)
 

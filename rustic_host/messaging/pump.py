@@ -12,7 +12,7 @@ from typing import Protocol
 from rustic_host.errors import BackendUnavailableError, CommitImpossibleError, CommitRefusedError, OwnershipLostError
 from rustic_host.messaging.delivery import Entry, Frame, Kept, Later, Result
 from rustic_host.messaging.held import Held
-from rustic_host.messaging.state_changes import StateChanges, Watch
+from rustic_host.messaging.state_changes import Away, StateChanges, Watch
 from rustic_host.telemetry.logs import get_logger
 
 COMMIT_AFTER_SECONDS = 0.005
@@ -110,7 +110,7 @@ class Pump:
         self._watch = watch or Watch("", StateChanges())
         self._held = Held[Entry](clock)
         self._failed: dict[tuple[str, str], int] = {}
-        self._alone = self._refused = False
+        self._alone = self._refused = self._hindered = False
         self._uncommitted: list[Result] = []
         self._sending_early = threading.Lock()
         self._interruption: OwnershipLostError | CommitRefusedError | BackendUnavailableError | None = None
@@ -124,6 +124,11 @@ class Pump:
         """Messages committed by this process."""
         self.busy_since: float | None = None
         """When the handler that is running began, by ``clock``; None between handlers."""
+
+    @property
+    def away(self) -> Away | None:
+        """Since when (by ``time.monotonic``) and why the server cannot be read from; None when it can."""
+        return self._watch.away
 
     def stop(self) -> None:
         """Finish the message in hand, commit, and return from :meth:`run`. Safe in a signal handler."""
@@ -185,11 +190,11 @@ class Pump:
                 with self._turned:
                     self._taken_up = asked
                     self._turned.notify_all()
-                self._watch.regained()
+                if not self._hindered:
+                    self._watch.regained()
                 return
             except BackendUnavailableError as error:
                 self._watch.lost(str(error))
-                log.warning("bus_unavailable", error=str(error), retry_in_seconds=round(delay, 3))
                 self._stopping.wait(delay * (0.5 + random()))
                 delay = min(delay * 2, RECONNECT_MAX_SECONDS)
 
@@ -219,13 +224,12 @@ class Pump:
                 results, self._refused, self._alone = [], True, isinstance(error, CommitImpossibleError)
             except BackendUnavailableError as error:
                 self._watch.lost(str(error))
-                log.warning("bus_connection_lost", error=str(error), retry_in_seconds=round(self._pause, 3))
                 results = []
                 self._rest()
         return results
 
     def _rest(self) -> None:
-        """No pause after the first break; a server that takes connections and breaks them at once gets longer ones."""
+        """No pause after the first break; longer ones where nothing gets done between the breaks."""
         self._stopping.wait(self._pause * (0.5 + random()))
         self._pause = min(max(self._pause * 2, 0.01), RECONNECT_MAX_SECONDS)
 
@@ -246,7 +250,9 @@ class Pump:
         if (due := self._held.seconds_left()) is not None:
             wait = max(due, 0) if wait is None else min(wait, max(due, 0))
         entries = self._source.read(results, wait, self._held.topics)
-        self._pause = 0.0
+        if results or not entries:
+            self._pause, self._hindered = 0.0, False
+            self._watch.regained()
         self.handled += len(results)
         entries = self._in_order(entries)
         return self._work_alone(entries) if self._alone else self._work(entries)
@@ -339,6 +345,7 @@ class Pump:
         self.busy_since = None
         interruption, self._interruption = self._interruption, None
         if interruption is not None:
+            self._hindered = isinstance(interruption, BackendUnavailableError)
             raise interruption
         if isinstance(result, Later):
             self._put_off(entry, result)

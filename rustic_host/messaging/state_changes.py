@@ -110,8 +110,18 @@ class StateChanges:
             return self._waiting.popleft() if self._waiting else None
 
 
+@dataclass(frozen=True, slots=True)
+class Away:
+    """The server behind the bus does not do what it is asked."""
+
+    since: float
+    """Monotonic seconds."""
+    reason: str
+    """What it was last."""
+
+
 class Watch:
-    """Turns what one connection meets into changes.
+    """Turns what one connection meets into changes, and into one line of the log for each.
 
     Args:
         client_id: whose connection it is.
@@ -129,7 +139,8 @@ class Watch:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client_id, self._changes, self._slow_at, self._clock = client_id, changes, slow_at, clock
-        self._lost_at: float | None = None
+        self._away: Away | None = None
+        self._attempts = 0
         self._slow = False
 
     @property
@@ -137,17 +148,27 @@ class Watch:
         """Whether finding out how far behind the client is pays."""
         return self._changes.wanted
 
+    @property
+    def away(self) -> Away | None:
+        """Since when and why there is no connection; None when there is one. Safe in any thread."""
+        return self._away
+
     def lost(self, reason: str) -> None:
-        """The connection broke, or could not be made."""
-        if self._lost_at is None:
-            self._lost_at = self._clock()
+        """The connection broke, or could not be made (again)."""
+        before, self._away = self._away, Away(self._away.since if self._away else self._clock(), reason)
+        self._attempts += 1
+        if before is None:
+            log.warning("bus_lost", client=self._client_id, error=reason)
             self._changes.tell(Disconnected(self._client_id, reason))
 
     def regained(self) -> None:
         """The connection is there."""
-        if self._lost_at is not None:
-            self._changes.tell(Reconnected(self._client_id, self._clock() - self._lost_at))
-            self._lost_at = None
+        away, self._away = self._away, None
+        attempts, self._attempts = self._attempts, 0
+        if away is not None:
+            seconds = self._clock() - away.since
+            log.info("bus_regained", client=self._client_id, away_seconds=round(seconds, 3), attempts=attempts)
+            self._changes.tell(Reconnected(self._client_id, seconds))
 
     def behind(self, lag: int, pending: int) -> None:
         """How many entries the client has still to read and to commit."""

@@ -40,6 +40,8 @@ class MetricsSnapshot:
     """Live subscriptions, by (guild, topic)."""
     dead_letters: Mapping[tuple[str], int] = field(default_factory=dict)
     """Messages that were given up and lie in the queue now, by (guild,)."""
+    bus_up: Mapping[tuple[str], int] = field(default_factory=dict)
+    """1 where the guild's server takes messages, 0 where it does not, by (guild,)."""
     agent_up: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """1 for an agent that runs, 0 for one that should, by (guild, agent)."""
     bridge_up: Mapping[tuple[str], int] = field(default_factory=dict)
@@ -148,6 +150,7 @@ class HostCollector(Collector):
             self._capped("subscriptions", now.subscriptions),
         )
         yield _gauge("rustic_dead_letters", "Messages given up, in the queue now.", ("guild",), now.dead_letters)
+        yield _gauge("rustic_bus_up", "1 when the guild's server takes messages.", ("guild",), now.bus_up)
         yield _gauge("rustic_agent_up", "1 when the agent runs.", ("guild", "agent"), now.agent_up)
         yield _gauge("rustic_bridge_up", "1 when what others publish is read.", ("guild",), now.bridge_up)
         yield _gauge("rustic_guild_standby", "1 while another host runs the guild.", ("guild",), now.standby)

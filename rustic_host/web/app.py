@@ -155,8 +155,9 @@ async def _get_tail(
     guild: str,
     topic: Annotated[list[str] | None, Query()] = None,
     start: Annotated[str | None, Query(alias="from")] = None,
+    wait: bool = True,
 ) -> Response:
-    return TailResponse(_host(request).tail(guild, topic or [], start), request.app.state.closing)
+    return TailResponse(_host(request).tail(guild, topic or [], start, wait), request.app.state.closing)
 
 
 async def _post_stop(request: Request) -> dict[str, object]:

@@ -44,7 +44,7 @@ class HostInterface(Protocol):
             RequestTimeoutError: nobody answered in time.
         """
 
-    def tail(self, guild: str, topics: list[str], start: str | None) -> AsyncIterator[bytes]:
+    def tail(self, guild: str, topics: list[str], start: str | None, patient: bool = True) -> AsyncIterator[bytes]:
         """Return an iterator over the messages of ``topics`` (none named: all topics of the guild), as stored.
 
         An empty item says "reading has begun"; it is not passed on, but the head of the answer goes out with the first
@@ -56,6 +56,8 @@ class HostInterface(Protocol):
             topics: names of topics, without the guild's namespace.
             start: ``None`` for what comes from now on, ``start`` for everything stored, or a message or entry id to
                 begin after.
+            patient: wait for a server that goes away later on, with an item ``{"notice": text}`` when it goes and
+                when it is back, instead of ending with an error.
 
         Raises:
             UnknownGuildError: no such guild runs here (now or at the first item).

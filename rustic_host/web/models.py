@@ -10,6 +10,9 @@ from rustic_host.errors import RusticHostError
 #: What an agent's and a guild's ``status`` is when all is well.
 RUNNING = "running"
 
+#: What an agent's and a guild's ``status`` is when all is well but for the bus, which does not do what it is asked.
+WAITING = "waiting"
+
 #: What a guild's ``status`` is when it was asked to end.
 STOPPED = "stopped"
 
@@ -38,7 +41,8 @@ class AgentStatus(BaseModel):
     id: str
     name: str
     status: str
-    """``running`` when ready; else what it does instead (``starting``, ``backoff``, ``stopped``, ``failed`` ...)."""
+    """``running`` when ready; else what it does instead (``starting``, ``waiting`` for the bus, ``backoff``,
+    ``stopped``, ``failed`` ...)."""
     pid: int | None = None
     restarts: int = 0
     uptime_seconds: float | None = None
@@ -61,12 +65,25 @@ class InteropStatus(BaseModel):
     """Why nothing is read at present; ``None`` when all is well."""
 
 
+class BusStatus(BaseModel):
+    """The server that a guild lives on."""
+
+    url: str
+    """Without its password."""
+    away_since: datetime | None = None
+    """Since when it does not answer, or does not take messages; ``None`` when all is well."""
+    reason: str | None = None
+    """Why, in its words or the system's."""
+
+
 class GuildStatus(BaseModel):
     """One guild and its agents."""
 
     id: str
     name: str
     status: str
+    bus: BusStatus | None = None
+    """``None`` is not known."""
     agents: list[AgentStatus] = []
     subscriptions: dict[str, int] = {}
     """Live subscriptions by topic."""

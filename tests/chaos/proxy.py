@@ -58,6 +58,7 @@ class _Pair:
         self.name = ""
         self._head = b""
         self._closed = False
+        self.deaf = False
         self.client, self.server = _Side(self, "request"), _Side(self, "reply")
 
     def made(self, side: _Side) -> None:
@@ -85,7 +86,7 @@ class _Pair:
             if found := NAMED.search(self._head):
                 self.name = found[1].decode()
         other = self.server if side is self.client else self.client
-        if other.transport is None or other.transport.is_closing():
+        if self.deaf or other.transport is None or other.transport.is_closing():
             return
         for cut in list(self.proxy.cuts):
             if cut.direction != side.direction or cut.name not in ("*", self.name):
@@ -153,6 +154,15 @@ class Proxy:
         def act() -> None:
             for pair in list(self.pairs):
                 pair.close()
+
+        self._call(act)
+
+    def deafen_all(self) -> None:
+        """Let what every connection of now says vanish from now on, without hanging up on anybody."""
+
+        def act() -> None:
+            for pair in self.pairs:
+                pair.deaf = True
 
         self._call(act)
 

@@ -4,6 +4,7 @@ import pytest
 
 from rustic_host.execution.exit_codes import WorkerExit
 from rustic_host.host.policy import (
+    AWAY_CAP_SECONDS,
     BASE_SECONDS,
     CAP_SECONDS,
     JITTER,
@@ -97,3 +98,17 @@ def test_a_code_that_the_worker_did_not_announce_is_the_agents_own_doing(code: i
 @pytest.mark.parametrize(("code", "reason"), [(-15, "killed_by_signal_15"), (0, "exited_unasked")])
 def test_a_signal_or_an_orderly_exit_needs_no_announcement(code: int, reason: str) -> None:
     assert policy().ended(code, announced=False) == Decision("restart", reason, BASE_SECONDS)
+
+
+def test_a_bus_that_is_away_uses_up_no_patience() -> None:
+    patient = policy()
+    delays = [patient.ended(WorkerExit.BUS_AWAY).delay_seconds for _ in range(1000)]
+    assert delays[:6] == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2.0])
+    assert max(delays) == AWAY_CAP_SECONDS
+    assert patient.ended(1) == Decision("restart", "crashed_with_exit_code_1", BASE_SECONDS)
+    patient.ready()
+    assert patient.ended(WorkerExit.BUS_AWAY) == Decision("restart", "bus_away", BASE_SECONDS)
+
+
+def test_an_agent_that_ends_so_by_itself_is_counted() -> None:
+    assert policy().ended(WorkerExit.BUS_AWAY, announced=False).reason == "crashed_with_exit_code_9"

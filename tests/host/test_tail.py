@@ -2,17 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis.asyncio as redis_async
-from redis.backoff import ConstantBackoff
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
 
 from rustic_host.errors import BackendUnavailableError, UnknownPositionError
 from rustic_host.host import tail as tail_module
-from rustic_host.host.tail import STARTED, Tail
+from rustic_host.host.tail import STARTED, Notice, Tail
 from rustic_host.messaging.delivery import frames_of
 from rustic_host.messaging.redis.keys import PLAIN
 from tests.messaging.bus import WAIT_SECONDS, Bus, message
@@ -219,3 +222,45 @@ def test_a_namespace_is_no_pattern(bus: Bus) -> None:
             assert await tail.numbers(1) == [1]
 
         run(odd, scenario)
+
+
+def test_a_patient_one_waits_and_says_so_and_goes_on_where_it_was(own_bus: Bus, own_server: RedisServer) -> None:
+    async def away_and_back(items: AsyncGenerator[bytes, None], *numbers: int) -> None:
+        await in_thread(own_server.kill9)
+        notice = await anext(items)
+        assert isinstance(notice, Notice)
+        assert json.loads(notice)["notice"].startswith("g1: the bus is away, waiting for it: ")
+        waiting = asyncio.ensure_future(anext(items))
+        done, _ = await asyncio.wait([waiting], timeout=0.2)
+        assert not done  # it says so once
+        await in_thread(own_server.start)
+        await in_thread(own_bus.publish, *numbers)
+        assert json.loads(await asyncio.wait_for(waiting, WAIT_SECONDS)) == {"notice": "g1: the bus is back"}
+
+    async def scenario() -> None:
+        url = own_bus.config.connection_url()
+        connection = redis_async.Redis.from_url(url, retry=AsyncRetry(NoBackoff(), 0))
+        tail = Tail(connection, PLAIN, "g1", ["t"], None, patient=True)
+        async with connection, aclosing(tail.items()) as items:
+            assert await anext(items) == STARTED
+            await in_thread(own_bus.publish, 1)
+            following = Following(items)
+            assert await following.numbers(1) == [1]
+            await away_and_back(items, 2, 3)
+            assert await following.numbers(2) == [2, 3]
+            await away_and_back(items)
+            await in_thread(own_bus.publish, 4)
+            assert await following.numbers(1) == [4]
+
+    asyncio.run(scenario())
+
+
+def test_a_patient_one_does_not_begin_without_a_server(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with redis_async.Redis(
+            unix_socket_path=str(tmp_path / "none"), retry=AsyncRetry(NoBackoff(), 0)
+        ) as nobody:
+            with pytest.raises(BackendUnavailableError):
+                await anext(Tail(nobody, PLAIN, "g1", ["t"], None, patient=True).items())
+
+    asyncio.run(scenario())

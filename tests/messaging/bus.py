@@ -56,8 +56,8 @@ def numbers(entries: Iterable[Entry]) -> list[int]:
 class Bus:
     """``raw`` is a plain client that does not decode; consumers and publishers made here are closed at the end."""
 
-    def __init__(self, url: str, namespace: str) -> None:
-        self.config = RedisBackendConfig(url=url).at(namespace)
+    def __init__(self, url: str, namespace: str, **settings: Any) -> None:
+        self.config = RedisBackendConfig(url=url, **settings).at(namespace)
         self.namespace = namespace
         at = self.config.node_url(find_node(self.config))
         self.raw: Any = redis.Redis.from_url(at, protocol=2, retry=Retry(ConstantBackoff(0.02), 200))

@@ -1,7 +1,10 @@
 """Anything may be killed at any moment: all comes back, and the counts are still those of grep."""
 
 import os
+import re
 import signal
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from rustic_host.cli.client import HostClient
 from tests.system.demo import (
     GUILD,
     SAMPLE,
@@ -25,7 +29,6 @@ from tests.system.demo import (
     package_counts,
     report,
     send_lines,
-    subscriptions,
     times,
     wait_agents,
     wait_report,
@@ -37,6 +40,7 @@ from tests.system.need import valkey_binary
 from tests.system.servers import redis_server
 
 STEADY_SECONDS = 30
+STATUS_SECONDS = 1.5  # of which it waits one for a server that is not known to be away
 AWAY_STOP_SECONDS = 8  # trying to reach the server for its longest would take ten
 
 
@@ -129,24 +133,63 @@ def test_somebody_elses_server_killed_and_back(tmp_path: Path) -> None:
     with redis_server(tmp_path, binary=valkey_binary()) as server, demo_host(RUSTIC_HOST_REDIS_URL=server.url) as host:
         host.start()
         fed = feed_until_busy(host, "State Counter")
-        server.kill9()
-        found = agents(host)
-        assert_all_run(found)
-        assert {(agent["handled"], agent["lag"]) for agent in found.values()} == {(None, None)}  # nobody knows
-        server.start()
-        assert_exact(host, fed)
-        assert [agent["restarts"] for agent in agents(host).values()] == [0] * len(found)
+        host.cli("send", GUILD, "elsewhere", '{"begun": 1}')
+        follow = ("tail", GUILD, "elsewhere", "--from", "start")
+        with host.client(*follow) as tail, host.client(*follow, "--no-wait") as hasty:
+            tail.wait_for_line('{"begun":1}')
+            hasty.wait_for_line('{"begun":1}')
+            server.kill9()
+            found = wait_agents(host, lambda found: {agent["status"] for agent in found.values()} == {"waiting"})
+            assert {(agent["handled"], agent["lag"]) for agent in found.values()} == {(None, None)}  # nobody knows
+            shown = host.cli("status").stdout
+            assert re.search(rf"guild {GUILD}.*: waiting\nbus: {server.url} away since [0-9:]{{8}} \(.+\)\n", shown)
+            assert "State Counter: waits for the bus: " in shown
+            assert metric(host, "rustic_bus_up", "guild") == {GUILD: 0}
+            assert metric(host, "rustic_agent_up", "agent") == dict.fromkeys(found, 1)
+            assert hasty.wait() == 69
+            host.kill_agent("Other Counter")
+            wait_agents(host, lambda found: "bus_away" in (found["Other Counter"]["reason"] or ""))
+            with host.client("send", GUILD, "elsewhere", '{"n": 1}') as sending:
+                server.start()
+                assert sending.wait() == 0, sending.output  # it has waited
+            wait_agents(host, lambda found: {agent["status"] for agent in found.values()} == {"running"})
+            assert_exact(host, fed)
+            tail.wait_for_line("rustic-host: ", "the bus is away, waiting for it")
+            tail.wait_for_line("rustic-host: ", "the bus is back")
+            tail.wait_for_line('{"n":1}')
+        assert metric(host, "rustic_bus_up", "guild") == {GUILD: 1}
+        restarts = {name: agent["restarts"] for name, agent in agents(host).items()}
+        assert restarts.pop("Other Counter") > 0
+        assert set(restarts.values()) == {0}
+        said = Counter(line.partition('"event": "')[2].partition('"')[0] for line in host.process.output.splitlines())
+        assert said["bus_away"] == said["bus_back"] == 1
+        assert said["bus_lost"] <= 2 * (len(found) + 4)  # each connection once, and not each attempt
+
+
+def test_status_answers_though_the_server_does_not(tmp_path: Path) -> None:
+    with redis_server(tmp_path, binary=valkey_binary()) as server, demo_host(RUSTIC_HOST_REDIS_URL=server.url) as host:
+        host.start()
+        with frozen(server.process.pid):
+            for _ in range(2):
+                began = time.monotonic()
+                (guild,) = HostClient(host.socket).status()["guilds"]
+                assert time.monotonic() - began < 2 * STATUS_SECONDS
+                assert guild["bus"]["away_since"]
+                assert "no answer" in guild["bus"]["reason"]
+        wait_agents(host, lambda _: HostClient(host.socket).status()["guilds"][0]["bus"]["away_since"] is None)
 
 
 def test_a_host_whose_server_is_away_stops_quickly(tmp_path: Path) -> None:
     with redis_server(tmp_path, binary=valkey_binary()) as server, demo_host(RUSTIC_HOST_REDIS_URL=server.url) as host:
         host.start()
-        with host.client("tail", GUILD, "reports") as tail:
-            wait_agents(host, lambda _: "reports" in subscriptions(host))
+        host.cli("send", GUILD, "reports", '{"begun": 1}')
+        with host.client("tail", GUILD, "reports", "--from", "start") as tail:
+            tail.wait_for_line('{"begun":1}')
             server.kill9()
+            tail.wait_for_line("the bus is away")
+            assert host.stop(timeout=AWAY_STOP_SECONDS) == 0
             assert tail.wait() == 69
             assert "Traceback" not in tail.output
-        assert host.stop(timeout=AWAY_STOP_SECONDS) == 0
         assert "Traceback" not in host.process.output
 
 

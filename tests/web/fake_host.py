@@ -35,6 +35,7 @@ class FakeHost:
         self.reply: bytes | None = None
         self.stored: list[bytes] = []
         self.tail_asked: tuple[list[str], str | None] | None = None
+        self.tail_patient: bool | None = None
         self.tail_started = threading.Event()
         self.tail_closed = threading.Event()
         self.tail_error: Exception | None = None
@@ -88,8 +89,9 @@ class FakeHost:
         self.published_one.set()
         return list(range(first, first + len(items)))
 
-    def tail(self, guild: str, topics: list[str], start: str | None) -> AsyncIterator[bytes]:
+    def tail(self, guild: str, topics: list[str], start: str | None, patient: bool = True) -> AsyncIterator[bytes]:
         self._check(guild)
+        self.tail_patient = patient
         self.tail_asked = (topics, start)
         return self._tail()
 

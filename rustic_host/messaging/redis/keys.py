@@ -78,6 +78,10 @@ class Keys:
         """STRING, Unix milliseconds of the first use of a key of ``rustic-host send --key``, expiring."""
         return f"{self.prefix}rustic-host:{namespace}:send:{key}"
 
+    def probe_key(self) -> str:
+        """Never there: a write of no bytes to it shows whether the server takes writes."""
+        return f"{self.prefix}rustic-host:probe"
+
     def store_pattern(self, namespace: str) -> str:
         """Matches the stores, and the channels, of all topics of a namespace."""
         literal = "".join(f"\\{c}" if c in "*?[]^\\" else c for c in self.prefix + namespace)

@@ -14,7 +14,7 @@ from typing import Any
 
 from redis import exceptions as redis_errors
 
-from rustic_host.errors import BackendRefusedError, BackendUnavailableError
+from rustic_host.errors import BackendNotReadyError, BackendRefusedError, BackendUnavailableError
 from rustic_host.messaging.redis.cluster import find_node
 from rustic_host.messaging.redis.config import RedisBackendConfig
 
@@ -57,21 +57,28 @@ def shown_name(name: str) -> str:
 
 
 @contextmanager
-def mapped_errors(where: str) -> Iterator[None]:
-    """Foreign exceptions of one exchange with the server, as ours."""
+def mapped_errors(where: str, *, known: bool = False) -> Iterator[None]:
+    """Foreign exceptions of one exchange with the server, as ours.
+
+    A server that has let us in before (``known``), and does so no more, is being set up anew by somebody: that passes.
+    """
     try:
         yield
-    except (redis_errors.AuthenticationError, redis_errors.NoPermissionError) as error:
+    except redis_errors.AuthenticationError as error:
+        if known:
+            raise BackendNotReadyError(f"{where} is not ready, it does not let us in: {error}") from error
+        raise BackendRefusedError(f"{where} refuses us: {error}") from error
+    except redis_errors.NoPermissionError as error:
         raise BackendRefusedError(f"{where} refuses us: {error}") from error
     except _NOT_READY as error:
-        raise BackendUnavailableError(f"{where} is not ready: {error}") from error
+        raise BackendNotReadyError(f"{where} is not ready: {error}") from error
     except (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError) as error:
         raise BackendUnavailableError(f"{where} cannot be reached: {error}") from error
     except redis_errors.InvalidResponse as error:
         raise BackendUnavailableError(f"{where} does not speak Redis' protocol: {error}") from error
     except redis_errors.RedisError as error:
         if str(error).startswith(_NOT_READY_CODES):
-            raise BackendUnavailableError(f"{where} is not ready: {error}") from error
+            raise BackendNotReadyError(f"{where} is not ready: {error}") from error
         raise BackendRefusedError(f"{where} answered: {error}") from error
 
 
@@ -84,6 +91,7 @@ class Link:
 
     Raises:
         BackendUnavailableError: from every method, when the server cannot be reached or the connection broke.
+        BackendNotReadyError: of these, when it answers and cannot do it now; the connection is given up too.
         BackendRefusedError: from every method, when the server answered with an error.
     """
 
@@ -92,6 +100,7 @@ class Link:
         self.name = shown_name(name)
         self._connection: Any = None
         self._pid = 0
+        self._known = False
         self.where = config.shown()
 
     @property
@@ -104,9 +113,9 @@ class Link:
         self.close()
         pool = self.config.pool(find_node(self.config), client_name=self.name)
         connection = pool.connection_class(**pool.connection_kwargs)
-        with mapped_errors(self.where):
+        with mapped_errors(self.where, known=self._known):
             connection.connect()
-        self._connection, self._pid = connection, os.getpid()
+        self._connection, self._pid, self._known = connection, os.getpid(), True
 
     def duplicate(self) -> int:
         """The socket's descriptor once more, to wait on while others use the connection; the caller closes it."""
@@ -177,7 +186,7 @@ class Link:
         if not self.connected:
             raise BackendUnavailableError(f"{self.where}: not connected")
         try:
-            with mapped_errors(self.where):
+            with mapped_errors(self.where, known=True):
                 yield self._connection
         except BackendRefusedError:
             raise

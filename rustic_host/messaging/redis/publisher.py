@@ -15,6 +15,7 @@ from itertools import groupby
 from typing import TypeVar
 
 from rustic_host.errors import (
+    BackendNotReadyError,
     BackendRefusedError,
     BackendUnavailableError,
     MessagingError,
@@ -124,7 +125,7 @@ class Publisher:
         self._watcher: threading.Thread | None = None
         self._opened: set[str] = set()
         self._policy_checked = False
-        self._sent = False
+        self._sent = self._hindered = False
         self.watch = Watch("", StateChanges())
         """Told when the connection breaks and when it is there again."""
 
@@ -197,13 +198,18 @@ class Publisher:
         while True:
             try:
                 self._ready()
-                return action()
+                result = action()
             except BackendUnavailableError as error:
+                self._hindered = isinstance(error, BackendNotReadyError)
                 self.watch.lost(str(error))
                 left = give_up - self._clock()
                 if left <= 0 or self._closed.wait(min(left, delay * random.uniform(0.5, 1.5))):
                     raise
                 delay = min(delay * 2, RETRY_MAX_SECONDS)
+            else:
+                self._hindered = False
+                self.watch.regained()
+                return result
 
     def _ready(self) -> None:
         """Be connected, with everything stored again that the server may have lost."""
@@ -216,7 +222,6 @@ class Publisher:
         if self._owed:  # also when the server took the connection, but no message yet
             self._resend()
             self._owed = False
-        self.watch.regained()
 
     def _open_for(self, namespace: str, frames: Sequence[Frame], give_up: float) -> None:
         try:
@@ -270,10 +275,11 @@ class Publisher:
         try:
             self._link.close_if_hung_up()
             self._ready()
+            if not self._hindered:  # else it answers, and what it would not do is to be tried first
+                self.watch.regained()
             return self._link.duplicate()
         except MessagingError as error:
             self.watch.lost(str(error))
-            log.warning("publisher_not_connected", error=str(error))
             return None
 
     def _ping(self) -> None:
@@ -283,10 +289,10 @@ class Publisher:
         try:
             self._link.call("PING")
         except MessagingError as error:
-            log.warning("publisher_connection_lost", error=str(error))
+            self.watch.lost(str(error))
 
     def _store(self, namespace: str, frames: Sequence[Frame], *, again: bool = False) -> None:
-        self._sent = self._sent or not again
+        before, self._sent = self._sent, self._sent or not again
         script_keys: list[Argument] = [self.keys.counts_key(namespace)]
         args: list[Argument] = [self._ttl]
         stored = [in_own_slot(self.keys, namespace, frame) for frame in frames]
@@ -296,7 +302,11 @@ class Publisher:
         if again:
             homes = (self.keys.slot_namespace(frame.namespace or namespace, frame.topic) for frame in stored)
             script_keys += map(self.keys.retention_key, homes)
-        done, *detail = self._link.run(PUBLISH, script_keys, args)
+        try:
+            done, *detail = self._link.run(PUBLISH, script_keys, args)
+        except BackendNotReadyError:  # that is an answer: nothing of this attempt is stored
+            self._sent = before
+            raise
         if not done:
             why, what = (part.decode() for part in detail)
             wrong = f"its user may not {what}" if why == "acl" else f"key {what} is of a wrong type"

@@ -21,5 +21,7 @@ else
   slot, floor = free[1], tonumber(free[2])
 end
 local until_ms = now_ms + tonumber(ARGV[2])
+-- A write that needs no memory comes first: then a server that has none left lets the others through (A8).
+redis.call('ZREM', KEYS[1], '')
 redis.call('ZADD', KEYS[1], until_ms, slot)
 return {tonumber(slot), floor, until_ms}

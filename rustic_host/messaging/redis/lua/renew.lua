@@ -9,6 +9,8 @@
 local now = redis.call('TIME')
 local until_ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000) + tonumber(ARGV[1])
 local reply = {until_ms}
+-- A write that needs no memory comes first: then a server that has none left lets the others through (A8).
+redis.call('ZREM', KEYS[1], '')
 for i = 2, #ARGV, 2 do
   local score = redis.call('ZSCORE', KEYS[1], ARGV[i])
   if score and tonumber(score) > tonumber(ARGV[i + 1]) then
