@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from operator import is_
 from typing import Any, Protocol
 
@@ -184,10 +183,15 @@ class Reading:
         if not entry.suspect and not client.retry_policy.allows(entry.begun + 1):
             used_up = AttemptsUsedUpError(f"{entry.begun} attempts began, and the last one ended with its process")
             return self._unsurvived(entry._replace(begun=entry.begun - 1), message, used_up)
-        with self._in_hand(entry) as hand:
+        hand = in_hand.InLog(handling, entry, self.pump)
+        token = in_hand.current.set(hand)
+        try:
             answer = handling.attempt(client, entry.topic, message)
             if isinstance(answer, Failed):
                 answer = handling.judged(client, entry.topic, entry.begun + 1, answer, hand)
+        finally:
+            hand.ended = True
+            in_hand.current.reset(token)
         if isinstance(answer, str):
             return self._with_state(Result(entry, answer, hand.frames))
         if isinstance(answer, Later) or answer.undo:
@@ -217,19 +221,14 @@ class Reading:
 
     def _unsurvived(self, entry: Entry, message: Message, error: AttemptsUsedUpError) -> Result:
         failed = Failed(error, lambda final: self._state.report(message, error) if self._state else None, final=True)
-        with self._in_hand(entry) as hand:
-            self._handling.judged(self._client, entry.topic, entry.begun + 1, failed, hand)
-        return self._last_words(entry, failed, hand.frames)
-
-    @contextmanager
-    def _in_hand(self, entry: Entry) -> Iterator[in_hand.InLog]:
         hand = in_hand.InLog(self._handling, entry, self.pump)
         token = in_hand.current.set(hand)
         try:
-            yield hand
+            self._handling.judged(self._client, entry.topic, entry.begun + 1, failed, hand)
         finally:
             hand.ended = True
             in_hand.current.reset(token)
+        return self._last_words(entry, failed, hand.frames)
 
     def _last_words(self, entry: Entry, failed: Failed, sent: list[Frame]) -> Result:
         """What a client sent about a message that it could not handle, and its dead letter."""
