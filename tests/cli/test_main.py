@@ -391,3 +391,10 @@ def test_send_with_a_key_says_which_line_each_message_is(start: Start, host: Fak
     assert start.run("send", "g", "t", '{"a": 1}', "--key", "k 1")[0] == 0
     assert [item.line for _, item in host.published] == [1, 3, 1]
     assert host.keys == ["k 1", "k 1"]
+
+
+def test_tail_says_on_stderr_what_happens_to_it(start: Start, host: FakeHost) -> None:
+    host.stored = [b'{"notice":"g: the bus is away"}', b'{"id":1}', b'{"id":2}']
+    code, out, err = start.run("tail", "g", "--json", "--count", "2", "--no-wait")
+    assert (code, out, err) == (0, '{"id":1}\n{"id":2}\n', "rustic-host: g: the bus is away\n")
+    assert host.tail_patient is False
