@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import chain
 from operator import is_
 from typing import Generic, TypeVar
 
@@ -97,7 +97,11 @@ class ById(Generic[T]):
         if chunk == len(self._items):
             return iter(())
         position = bisect_right(self._ids[chunk], number)
-        return chain(self._items[chunk][position:], chain.from_iterable(islice(self._items, chunk + 1, None)))
+        # Not islice: it walks over what it leaves out.
+        return chain(
+            self._items[chunk][position:],
+            chain.from_iterable(map(self._items.__getitem__, range(chunk + 1, len(self._items)))),
+        )
 
     def _append(self, number: int, item: T) -> None:
         if not self._ids or len(self._ids[-1]) >= CHUNK:
