@@ -101,6 +101,7 @@ class Link:
         self._connection: Any = None
         self._pid = 0
         self._known = False
+        self._longest: float | None = None
         self.where = config.shown()
 
     @property
@@ -111,11 +112,22 @@ class Link:
     def connect(self) -> None:
         """Make the connection anew."""
         self.close()
-        pool = self.config.pool(find_node(self.config), client_name=self.name)
+        pool = self.config.pool(find_node(self.config), client_name=self.name, **self._limits())
         connection = pool.connection_class(**pool.connection_kwargs)
         with mapped_errors(self.where, known=self._known):
             connection.connect()
         self._connection, self._pid, self._known = connection, os.getpid(), True
+
+    def limit(self, seconds: float) -> None:
+        """What comes next waits for the server at most so long (more than 0), or as the settings say if less."""
+        self._longest = seconds
+        if self.connected:
+            self._connection._sock.settimeout(self._limits()["socket_timeout"])
+
+    def _limits(self) -> dict[str, float]:
+        names = "socket_timeout", "socket_connect_timeout"
+        settings = {name: getattr(self.config, name) for name in names}
+        return {name: value if self._longest is None else min(value, self._longest) for name, value in settings.items()}
 
     def duplicate(self) -> int:
         """The socket's descriptor once more, to wait on while others use the connection; the caller closes it."""

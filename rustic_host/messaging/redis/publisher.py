@@ -54,6 +54,9 @@ PING_SECONDS = 15.0
 up on nobody."""
 
 
+SHORTEST_SECONDS = 0.01
+"""What is left for an attempt when the deadline has just passed."""
+
 PUBLISH = Script("publish")
 
 T = TypeVar("T")
@@ -197,6 +200,7 @@ class Publisher:
         delay = 0.01
         while True:
             try:
+                self._link.limit(max(give_up - self._clock(), SHORTEST_SECONDS))
                 self._ready()
                 result = action()
             except BackendUnavailableError as error:
@@ -274,6 +278,7 @@ class Publisher:
             return None
         try:
             self._link.close_if_hung_up()
+            self._link.limit(self._deadline)
             self._ready()
             if not self._hindered:  # else it answers, and what it would not do is to be tried first
                 self.watch.regained()
@@ -287,6 +292,7 @@ class Publisher:
         if not self._recent or self._closed.is_set():
             return
         try:
+            self._link.limit(self._deadline)
             self._link.call("PING")
         except MessagingError as error:
             self.watch.lost(str(error))

@@ -108,6 +108,28 @@ def test_a_server_that_never_answers_does_not_hold_it_beyond_its_deadline(tmp_pa
         publisher.close()
 
 
+def test_who_waited_for_others_has_only_what_is_left_of_its_deadline(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(tmp_path / "s"))
+        deaf.listen()
+        times = iter((0.0, 19.9, 20.1))
+        config = RedisBackendConfig(url=f"unix://{tmp_path}/s")
+        publisher = Publisher(config, "p", deadline=20.0, clock=lambda: next(times))
+        began = time.monotonic()
+        with pytest.raises(BackendUnavailableError):
+            publisher.publish("g1", frames_of(message()))
+        assert time.monotonic() - began < 10
+        publisher.close()
+
+
+def test_a_connection_that_is_there_is_limited_too(bus: Bus) -> None:
+    publisher = bus.publisher()
+    publisher.call("PING")
+    publisher._link.limit(0.05)
+    with pytest.raises(BackendUnavailableError, match="Timeout"):
+        publisher._link.call("BLPOP", f"{bus.namespace}:nothing", 20)
+
+
 def test_what_a_server_lost_is_stored_again_once(forgetful_bus: Bus, forgetful_server: RedisServer) -> None:
     publisher = forgetful_bus.publisher()
     for n in range(3):
