@@ -1,7 +1,7 @@
 """The host's own view of the bus: publishes for clients, tails topics, reads the exact counts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
@@ -27,7 +27,7 @@ from rustic_host.messaging.redis.opening import check_durability, check_policy
 from rustic_host.messaging.redis.positions import Positions
 from rustic_host.messaging.redis.publisher import Publisher
 from rustic_host.messaging.redis.readers import topics_read
-from rustic_host.messaging.redis.retention import Bounds, Janitor, Sweep
+from rustic_host.messaging.redis.retention import Bounds, Janitor, Reads, Sweep
 from rustic_host.messaging.sizes import SizeLimits
 from rustic_host.telemetry.logs import get_logger
 from rustic_host.web.tasks import end_tasks
@@ -134,11 +134,11 @@ class HostBus:
         await self._in_thread(self._publisher.call, "EXPIRE", name, ttl)
         return int(before) if isinstance(before, bytes) else now_ms
 
-    async def sweep(self, namespace: str, shared: str, named: Collection[str] | None) -> Sweep:
+    async def sweep(self, namespace: str, shared: str, reads: Reads | None) -> Sweep:
         """Cut what is too old or too much; raises as :meth:`Janitor.sweep`. One at a time."""
 
         def sweep() -> Sweep:
-            found = self._janitor.sweep(namespace, shared, named)
+            found = self._janitor.sweep(namespace, shared, reads)
             try:  # afterwards: for it a server without memory needs some
                 self._janitor.claim(namespace, hold=True)
             except BackendNotReadyError as error:

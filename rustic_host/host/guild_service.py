@@ -85,7 +85,8 @@ class GuildService:
         self.topics: list[str] = []
         """Live subscriptions."""
         self._loop = asyncio.get_running_loop()
-        self._stopping = threading.Event()
+        self._stopping, self._go_on = threading.Event(), threading.Event()
+        self._lost = False
         self._wrapper: _ManagerWrapper | None = None
         self._lock = threading.Lock()
         self._started_at = time.time()
@@ -103,6 +104,14 @@ class GuildService:
         if self._relay is not None:
             self._relay.start()
 
+    def try_again(self) -> bool:
+        """Go on after the group was lost, now that there is one again; False when it was not, or the end has begun."""
+        if not self._lost or self._stopping.is_set():
+            return False
+        self._lost, self._pause = False, AGAIN_SECONDS
+        self._go_on.set()
+        return True
+
     def changed(self) -> None:
         """Have the manager look at the agents' statuses."""
         self._news.set()
@@ -113,6 +122,7 @@ class GuildService:
             self._teller.cancel()
         with self._lock:
             self._stopping.set()
+            self._go_on.set()
             if self._wrapper is not None:
                 self._wrapper.stop()
         if self._relay is not None:
@@ -141,6 +151,10 @@ class GuildService:
         """Pass on to the runner."""
         self._in_loop(self._runner.end)
 
+    def _group_lost(self, reason: str) -> None:
+        self._lost = True
+        self._runner.unmanaged(reason)
+
     def _in_loop(self, call: Callable[..., None], *args: Any) -> None:
         self._loop.call_soon_threadsafe(call, *args)
 
@@ -159,8 +173,9 @@ class GuildService:
                 self._stopping.wait(AGAIN_SECONDS)
             except GroupLostError as error:
                 log.error("guild_manager_ended", guild=self._guild.id, error=str(error))
-                self._in_loop(self._runner.unmanaged, str(error))
-                return
+                self._in_loop(self._group_lost, str(error))
+                self._go_on.wait()
+                self._go_on.clear()  # afterwards: a stop may have come before
             except Exception as error:
                 log.exception("guild_manager_failed", guild=self._guild.id, again_in_seconds=self._pause)
                 self._in_loop(self._runner.unmanaged, f"{type(error).__name__}: {error}")

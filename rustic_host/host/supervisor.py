@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from rustic_host.guild.health import HeartbeatStatus
 from rustic_host.host.guild_service import GuildService
 from rustic_host.host.policy import RestartPolicy
 from rustic_host.messaging import MessagingConfig
+from rustic_host.messaging.redis.retention import Reads
 from rustic_host.telemetry.logs import get_logger
 
 log = get_logger(__name__)
@@ -185,13 +186,23 @@ class GuildSupervisor:
         finally:
             await self.service.stop()
 
-    def client_ids(self) -> set[str] | None:
-        """Of the agents and the manager; None before the manager has said which agents were added in earlier runs."""
-        ids = {record.spec.id for record in self.agents.values()} | {agent.id for agent in self.spec.agents}
-        return {f"{self.spec.id}${each}" for each in ids} | {self.service.client_id} if self._followed else None
+    def reads(self) -> Reads | None:
+        """What the agents and the manager read, by client id; of one that is not running now that is not known.
+
+        None before the manager has said which agents were added in earlier runs.
+        """
+        if not self._followed:
+            return None
+        found: dict[str, Collection[str] | None] = {f"{self.spec.id}${agent.id}": None for agent in self.spec.agents}
+        for record in self.agents.values():
+            topics = {*record.spec.subscribed_topics(), *record.topics} if record.status == "running" else None
+            found[f"{self.spec.id}${record.spec.id}"] = topics
+        return {**found, self.service.client_id: self.service.topics or None}
 
     def try_again(self, agent_id: str) -> bool:
-        """Start an agent whose group was lost, now that it has one again; False for one that needs no start."""
+        """Start an agent, or the manager, whose group was lost, now that it has one again; False if it need not be."""
+        if f"{self.spec.id}${agent_id}" == self.service.client_id:
+            return self.service.try_again()
         record = self.agents.get(agent_id)
         if record is None or record.status != "failed" or record.announced != WorkerExit.GROUP_LOST:
             return False

@@ -8,7 +8,7 @@ from rustic_host.errors import MessagingError
 from rustic_host.execution.wrapper import NO_ORGANIZATION
 from rustic_host.guild.dsl import GuildSpec
 from rustic_host.host.buses import Buses
-from rustic_host.messaging.redis.retention import Slow
+from rustic_host.messaging.redis.retention import Reads, Slow
 from rustic_host.telemetry.logs import get_logger
 
 SWEEP_SECONDS = 3.0
@@ -24,8 +24,8 @@ class Swept(Protocol):
 
     spec: GuildSpec
 
-    def client_ids(self) -> set[str] | None:
-        """Of all that the guild names, which are never given up; None as long as that is not known."""
+    def reads(self) -> Reads | None:
+        """What those read that the guild names, so that it is never given up; None while they are not known."""
 
 
 class Sweeper:
@@ -54,7 +54,7 @@ class Sweeper:
     async def _sweep(self, guild_id: str, guild: Swept) -> bool:
         try:
             shared = guild.spec.organization_id or NO_ORGANIZATION
-            found = await self._buses.of(guild_id).sweep(guild_id, shared, guild.client_ids())
+            found = await self._buses.of(guild_id).sweep(guild_id, shared, guild.reads())
         except MessagingError as error:
             if guild_id not in self._failing:  # said once, until it works again
                 log.warning("retention_not_applied", guild=guild_id, error=str(error))

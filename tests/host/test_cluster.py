@@ -44,7 +44,7 @@ def test_each_guild_has_a_bus_of_its_own_node_and_ids_of_its_own(cluster: RedisC
             await bus.publish(name, frames_of(message("t", {"n": n})))
             assert await bus.topics(name) == ["t"]
             assert await bus.dead_letters(name) == 0
-            assert (await bus.sweep(name, "shared", ())).cut == 0
+            assert (await bus.sweep(name, "shared", {})).cut == 0
             assert await bus.first_use(name, "key", 5, 60) == 5
             assert await bus.first_use(name, "key", 6, 60) == 5
             assert await asyncio.to_thread(bus.letters(name, "shared").count) == 0

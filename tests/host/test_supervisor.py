@@ -54,9 +54,15 @@ class FakeService:
 
     def __init__(self) -> None:
         self.told: list[str] = []
+        self.client_id, self.topics = "g$g#manager_agent", ["system_topic"]
+        self.lost = False
 
     def start(self) -> None:
         self.told.append("start")
+
+    def try_again(self) -> bool:
+        self.told.append("try again")
+        return self.lost
 
     def changed(self) -> None:
         self.told.append("changed")
@@ -213,6 +219,36 @@ def test_without_its_manager_a_guild_runs_as_written_and_is_degraded() -> None:
         assert any("its group is lost" in line for line in bench.said)
         bench.supervisor.follow(guild("a"))
         assert bench.supervisor.status == "running"
+
+    run(scenario)
+
+
+def test_a_manager_that_has_its_group_again_is_started_again() -> None:
+    async def scenario() -> None:
+        bench = Bench(guild("a"))
+        assert not bench.supervisor.try_again("g#manager_agent")
+        bench.service.lost = True
+        assert bench.supervisor.try_again("g#manager_agent")
+        assert bench.service.told.count("try again") == 2
+        assert bench.engine.take() == []
+
+    run(scenario)
+
+
+def test_what_is_read_is_known_of_those_that_run() -> None:
+    async def scenario() -> None:
+        bench = Bench(guild("a", "b", additional_topics=["t"], listen_to_default_topic=False))
+        manager = {"g$g#manager_agent": ["system_topic"]}
+        assert bench.supervisor.reads() is None
+        bench.supervisor.follow(guild("a", "b", additional_topics=["t"], listen_to_default_topic=False))
+        assert bench.supervisor.reads() == {"g$a": None, "g$b": None, **manager}
+        await bench.hear("ready", "a", topics=["t", "heartbeat"])
+        topics = {"t", "heartbeat", "agent_self_inbox:a", "agent_inbox:a"}
+        assert bench.supervisor.reads() == {"g$a": topics, "g$b": None, **manager}
+        await bench.hear("exited", "a", 9)
+        bench.service.topics = []
+        assert bench.supervisor.reads() == {"g$a": None, "g$b": None, "g$g#manager_agent": None}
+        await bench.supervisor.stop()
 
     run(scenario)
 

@@ -9,7 +9,7 @@ from rustic_host.host.bus import HostBus
 from rustic_host.host.sweeper import Sweeper
 from rustic_host.messaging import counts
 from rustic_host.messaging.redis import keys
-from rustic_host.messaging.redis.retention import Bounds
+from rustic_host.messaging.redis.retention import Bounds, Reads
 from tests.messaging.bus import WAIT_SECONDS, Bus
 
 
@@ -17,7 +17,7 @@ class Guild:
     def __init__(self, guild_id: str) -> None:
         self.spec = GuildSpec.model_validate({"id": guild_id, "name": "g", "description": "d"})
 
-    def client_ids(self) -> set[str] | None:
+    def reads(self) -> Reads | None:
         return None
 
 

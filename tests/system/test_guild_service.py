@@ -267,7 +267,7 @@ def test_agents_are_imported_from_the_folders_that_are_named(tmp_path: Path) -> 
             assert messages(host, "g1", "out", count=1)[0]["payload"] == {"n": 1}
 
 
-def test_a_guild_whose_manager_is_lost_runs_on(tmp_path: Path) -> None:
+def test_a_guild_whose_manager_is_lost_runs_on_and_a_seek_brings_it_back(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     with redis_server(data, binary=valkey_binary()) as server:
@@ -282,3 +282,9 @@ def test_a_guild_whose_manager_is_lost_runs_on(tmp_path: Path) -> None:
             assert [row["status"] for row in host.status()["guilds"]] == ["degraded"]
             host.cli("send", "g1", "default_topic", '{"n": 1}')
             messages(host, "g1", "default_topic", count=2)
+            ask(host, "AgentLaunchRequest", {"agent_spec": agent("Late")})
+            said = host.cli("seek", "g1", MANAGER, "--from", "start", "--topic", "system_topic").stdout
+            assert f"{MANAGER} is started again" in said
+            wait_agents(host, lambda found: found.get("Late", {}).get("status") == "running")
+            assert [row["status"] for row in host.status()["guilds"]] == ["running"]
+            assert "again" not in host.cli("seek", "g1", MANAGER, "--from", "end", "--topic", "system_topic").stdout

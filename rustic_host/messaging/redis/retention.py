@@ -3,7 +3,8 @@
 Any number of janitors may work on one namespace: each slice is one script, and a bound that was cut to is cut to.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rustic_host.errors import BackendRefusedError
@@ -17,6 +18,9 @@ from rustic_host.messaging.redis.publisher import RESEND_MAX_AGE_SECONDS
 from rustic_host.telemetry.logs import get_logger
 
 DAY = 86400.0
+
+Reads = Mapping[str, Collection[str] | None]
+"""The topics that each client reads, by client id; None: it is not known which."""
 
 MAX_SLICE, MIN_SLICE, SLICE_BYTES = 512, 16, 1 << 20
 """Entries that one script call cuts: together at most about this many bytes, well below 3 ms of the server's time."""
@@ -55,7 +59,7 @@ class Bounds(NamedTuple):
     letter_seconds: float = 30 * DAY
     """The age of dead letters."""
     client_seconds: float = 30 * DAY
-    """The group of a client that has not read for so long is ended."""
+    """The group of a client that has not read the topic for so long is ended."""
 
 
 class Slow(NamedTuple):
@@ -98,13 +102,14 @@ class Janitor:
         self._turns: dict[str, int] = {}
         self._measures = True
 
-    def sweep(self, namespace: str, shared: str = "", named: Collection[str] | None = ()) -> Sweep:
+    def sweep(self, namespace: str, shared: str = "", reads: Reads | None = MappingProxyType({})) -> Sweep:
         """Cut the topics of a namespace.
 
         Args:
             namespace: the guild id.
             shared: where topics lie that guilds share.
-            named: ids of clients that are never given up, however long they have not read; None gives up nobody.
+            reads: what clients are to read; there they are never given up, however long they have not; None gives up
+                nobody.
 
         Raises:
             BackendUnavailableError: as the link; what was cut is cut, try again later.
@@ -126,8 +131,8 @@ class Janitor:
             slot_home = self._keys.slot_namespace(home, topic)
             job = _Topic(self._link, self._keys.topic_keys(home, topic), topic, slot_home)
             try:
-                if full and home == namespace and named is not None:  # who reads a shared topic is another's affair
-                    self._expire(namespace, job, named)
+                if full and home == namespace and reads is not None:  # who reads a shared topic is another's affair
+                    self._expire(namespace, job, reads)
                 done = self._trim(namespace, job, now_ms)
             except BackendRefusedError as error:
                 refused = error
@@ -201,12 +206,13 @@ class Janitor:
         each = max(size / length, 1)
         return min(cap, max(int(self._bounds.bytes / each), 1)), int(min(max(SLICE_BYTES / each, MIN_SLICE), MAX_SLICE))
 
-    def _expire(self, namespace: str, job: "_Topic", named: Collection[str]) -> None:
-        """End the groups of clients that are long gone, and no spec names."""
+    def _expire(self, namespace: str, job: "_Topic", reads: Reads) -> None:
+        """End the groups of clients that are long gone, or read other topics now."""
         limit = int(self._bounds.client_seconds * 1000)
         for group in job.groups():
             client_id = group["name"].decode()
-            if client_id in named:
+            wanted = reads.get(client_id, ())
+            if wanted is None or job.topic in wanted:
                 continue
             script_keys: list[Argument] = [job.keys.log, self._keys.client_key(namespace, client_id)]
             script_keys += (self._keys.early_key(namespace, client_id), self._keys.readers_key(namespace))

@@ -277,7 +277,7 @@ def test_a_server_without_memory_is_swept_and_leases_slots(own_bus: Bus) -> None
     async def sweep() -> None:
         host = HostBus(own_bus.config, Bounds(entries=10))
         try:
-            assert (await host.sweep("g1", "", ())).cut == 90
+            assert (await host.sweep("g1", "", {})).cut == 90
             assert await host.watch.ask() is not None
         finally:
             await host.close()

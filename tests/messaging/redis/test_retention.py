@@ -264,12 +264,32 @@ def test_the_group_of_a_client_long_gone_is_ended_unless_a_spec_names_it(bus: Bu
     commit_all(bus, CLIENT, OTHER)
     bus.raw.hset(keys.PLAIN.client_key(bus.namespace, OTHER), "group:another", "1")
     with structlog.testing.capture_logs() as logs, janitor(bus, client_seconds=0) as made:
-        made.sweep(bus.namespace, named={CLIENT})
+        made.sweep(bus.namespace, reads={CLIENT: None})
     assert [group["name"].decode() for group in bus.raw.xinfo_groups(bus.log())] == [CLIENT]
     assert [(row["event"], row["client"]) for row in logs] == [("client_expired", OTHER)]
     marks = bus.raw.hkeys(keys.PLAIN.client_key(bus.namespace, OTHER))
     assert f"group:{bus.log()}".encode() not in marks
     assert b"group:another" in marks
+
+
+def test_what_a_client_reads_no_more_is_not_held_for_it(bus: Bus) -> None:
+    before = bus.consumer(CLIENT, ["old", "t"])
+    bus.publish(1, topic=["old", "t"])
+    before.commit([Result(entry, "ok") for entry in before.read()])
+    before.close()
+    bus.publish(*range(2, 20), topic=["old", "t"])
+    with structlog.testing.capture_logs() as logs, janitor(bus, 2 * retention.DAY, client_seconds=0) as made:
+        found = made.sweep(bus.namespace, reads={CLIENT: ["t"]})
+    assert [(row["event"], row["topic"], row["unread"]) for row in logs] == [("client_expired", "old", 18)]
+    assert (found.lost, bus.logged("old"), numbers(bus.consumer(CLIENT).read())) == (0, [], list(range(2, 20)))
+
+
+def test_a_client_that_reads_nobody_knows_what_keeps_it_all(bus: Bus) -> None:
+    assert bus.consumer(CLIENT, ["old", "t"]).read(wait=0.01) == []
+    bus.publish(*range(100), topic=["old", "t"])
+    with janitor(bus, 2 * retention.DAY, client_seconds=0) as made:
+        assert made.sweep(bus.namespace, reads={CLIENT: None}).cut == 0
+        assert made.sweep(bus.namespace, reads=None).cut == 0
 
 
 def test_a_client_of_which_nothing_is_left_is_forgotten_and_may_come_back_as_a_new_one(bus: Bus) -> None:
@@ -320,7 +340,7 @@ def test_a_group_that_appears_meanwhile_is_counted_too(bus: Bus, monkeypatch: py
 
     monkeypatch.setattr(retention._Topic, "groups", and_then_one_more)
     with janitor(bus, entries=5) as made:
-        made.sweep(bus.namespace, named=None)
+        made.sweep(bus.namespace, reads=None)
     assert lost(bus) == 15
 
 
