@@ -73,6 +73,10 @@ class BackendNotReadyError(BackendUnavailableError):
     """
 
 
+class BackendBusyError(BackendUnavailableError):
+    """So many wait for the server behind the bus that no more are taken; nothing was done."""
+
+
 class BackendRefusedError(MessagingError):
     """The server behind the bus answered, and refused: wrong password, wrong policy, wrong key type."""
 

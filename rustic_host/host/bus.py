@@ -1,6 +1,8 @@
 """The host's own view of the bus: publishes for clients, tails topics, reads the exact counts."""
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,7 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import RedisError
 
-from rustic_host.errors import BackendNotReadyError, BackendRefusedError, BackendUnavailableError
+from rustic_host.errors import BackendBusyError, BackendNotReadyError, BackendRefusedError, BackendUnavailableError
 from rustic_host.host.bus_watch import BusWatch
 from rustic_host.host.tail import Tail
 from rustic_host.messaging import GemstoneGenerator, counts
@@ -39,6 +41,10 @@ ANSWER_SECONDS = 3.0
 THREADS = 32
 """Calls that may wait for the server at once. They are not those of the event loop, or what starts the server again,
 or stops a guild, would wait for calls that wait for the server."""
+
+MAX_WAITING = 256
+"""Calls of publishers that are taken at once. Most of them wait only while the server is away; what is beyond shall
+not take the host's memory meanwhile."""
 
 FIGURES_SECONDS = 1.0
 """How long a status, or a scrape, waits for what a server that is not known to be away has to say."""
@@ -86,6 +92,7 @@ class HostBus:
     ) -> None:
         self.config, self._durability = config, durability
         self._threads = ThreadPoolExecutor(THREADS, "bus")
+        self._places = threading.Semaphore(MAX_WAITING)
         self._janitor = Janitor(config, bounds)
         self._sizes = SizeLimits(config.max_message_bytes)
         self._publisher = Publisher(config, "rustic-host:host")
@@ -122,16 +129,29 @@ class HostBus:
         """See that a guild's data can be used; raises as :func:`open_namespace`."""
         await self._in_thread(self._publisher.open_namespace, guild_id)
 
-    async def publish(self, namespace: str, frames: Sequence[Frame]) -> None:
-        """Store frames; raises as :meth:`Publisher.publish`, and MessageTooLargeError before anything is stored."""
-        self._sizes.check_frames(frames)
-        await self._in_thread(self._publisher.publish, namespace, frames)
+    async def publish(self, namespace: str, frames: Sequence[Frame], since: float | None = None) -> None:
+        """Store frames; the deadline runs from ``since`` (monotonic seconds; None is now), whoever else is waiting.
 
-    async def first_use(self, namespace: str, key: str, now_ms: int, ttl: int) -> int:
+        Raises:
+            BackendBusyError: :data:`MAX_WAITING` wait already; nothing is stored.
+            MessageTooLargeError: before anything is stored.
+            PublishUnavailableError, PublishRefusedError, SchemaVersionError: as :meth:`Publisher.publish`.
+        """
+        self._sizes.check_frames(frames)
+        begun = time.monotonic() if since is None else since
+        await self._in_turn(lambda: self._publisher.publish(namespace, frames, since=begun))
+
+    async def first_use(self, namespace: str, key: str, now_ms: int, ttl: int, since: float | None = None) -> int:
         """When a key was first used, in Unix milliseconds: now, unless it was before; raises as :meth:`publish`."""
         name = self.config.keys.send_key(namespace, key)
-        before = await self._in_thread(self._publisher.call, "SET", name, now_ms, "NX", "GET", "EX", ttl)
-        await self._in_thread(self._publisher.call, "EXPIRE", name, ttl)
+        begun = time.monotonic() if since is None else since
+
+        def ask() -> object:
+            before = self._publisher.call("SET", name, now_ms, "NX", "GET", "EX", ttl, since=begun)
+            self._publisher.call("EXPIRE", name, ttl, since=begun)
+            return before
+
+        before = await self._in_turn(ask)
         return int(before) if isinstance(before, bytes) else now_ms
 
     async def sweep(self, namespace: str, shared: str, reads: Reads | None) -> Sweep:
@@ -221,6 +241,15 @@ class HostBus:
             await asyncio.to_thread(held.close)
         await asyncio.to_thread(self._threads.shutdown)
         await self._redis.aclose()
+
+    async def _in_turn(self, call: Callable[[], T]) -> T:
+        """As :meth:`_in_thread`, for those that are counted; a place is free when its thread is done with it."""
+        if not self._places.acquire(blocking=False):
+            where = self.config.shown()
+            raise BackendBusyError(f"{where}: {MAX_WAITING} wait for it already; nothing of this is stored")
+        future = self._threads.submit(copy_context().run, call)
+        future.add_done_callback(lambda _: self._places.release())
+        return await asyncio.wrap_future(future)
 
     async def _in_thread(self, call: Callable[..., T], *args: object) -> T:
         """As :func:`asyncio.to_thread`, with threads of its own."""

@@ -91,14 +91,15 @@ class Gateway:
 
     async def publish(self, guild: str, topic: str, items: list[OutgoingItem], key: str | None = None) -> list[int]:
         """Publish; all items are stored when it returns."""
+        since = time.monotonic()
         self._host.supervisor(guild)
         bus = self._host.buses.of(guild)
         if key is None:
             messages = [self._message(guild, topic, item) for item in items]
         else:
-            first_used = await bus.first_use(guild, key, wall_clock_ms(), KEPT_SECONDS)
+            first_used = await bus.first_use(guild, key, wall_clock_ms(), KEPT_SECONDS, since)
             messages = [_keyed(topic, item, key, first_used) for item in items]
-        await bus.publish(guild, [frame for message in messages for frame in frames_of(message)])
+        await bus.publish(guild, [frame for message in messages for frame in frames_of(message)], since)
         return [message.id for message in messages]
 
     async def request(self, guild: str, topic: str, item: OutgoingItem, timeout: float, reply_on: str | None) -> bytes:

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from rustic_host.errors import (
+    BackendBusyError,
     BackendUnavailableError,
     ConfigError,
     MessageError,
@@ -43,6 +44,7 @@ _HTTP_STATUS: list[tuple[type[RusticHostError], int]] = [
     (MessageError, 400),
     (SpecError, 400),
     (ConfigError, 400),
+    (BackendBusyError, 429),
     (BackendUnavailableError, 503),
     (RequestTimeoutError, 504),
 ]

@@ -1,13 +1,17 @@
 """What the daemon itself asks of the server."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import signal
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rustic_host.errors import BackendRefusedError, BackendUnavailableError, MessageTooLargeError
+from rustic_host.errors import BackendBusyError, BackendRefusedError, BackendUnavailableError, MessageTooLargeError
+from rustic_host.host import bus as bus_module
 from rustic_host.host.bus import THREADS, Backlog, HostBus
 from rustic_host.messaging import RedisBackendConfig
 from rustic_host.messaging.counts import Count
@@ -160,6 +164,52 @@ def test_what_waits_for_the_server_leaves_threads_for_what_starts_it_again(
 
     run(own_bus.config, scenario)
     assert own_bus.raw.xlen(own_bus.log()) == 2 * THREADS + 1
+
+
+@contextmanager
+def stopped(server: RedisServer) -> Iterator[None]:
+    """It takes connections and bytes, and answers nothing."""
+    process = server.process.popen
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+def test_who_comes_when_too_many_wait_is_refused_at_once_and_the_others_wait_no_longer_than_their_deadline(
+    own_bus: Bus, own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus_module, "THREADS", 4)
+    monkeypatch.setattr(bus_module, "MAX_WAITING", 12)
+    deadline = 1.0
+
+    async def publish(host: HostBus, n: int) -> tuple[str, float]:
+        began = time.monotonic()
+        with pytest.raises(BackendUnavailableError) as failed:
+            await host.publish("g1", frames_of(message("t", {"n": n})))
+        return type(failed.value).__name__, time.monotonic() - began
+
+    async def scenario(host: HostBus) -> None:
+        await host.publish("g1", frames_of(message("t", {"n": 0})))
+        host._publisher._deadline = deadline
+        with stopped(own_server):
+            waiting = []
+            for n in range(1, 13):
+                waiting.append(asyncio.create_task(publish(host, n)))
+                await asyncio.sleep(deadline / 24)  # they come one after the other, as clients do
+            with pytest.raises(BackendBusyError, match="nothing of this is stored"):
+                await host.publish("g1", frames_of(message("t", {"n": 13})))
+            with pytest.raises(BackendBusyError):
+                await host.first_use("g1", "k", 1, 60)
+            assert not any(task.done() for task in waiting)
+            found = await asyncio.gather(*waiting)
+        assert {kind for kind, _ in found} == {"PublishUnavailableError"}
+        assert max(seconds for _, seconds in found) < 1.8 * deadline
+        await host.publish("g1", frames_of(message("t", {"n": 14})))
+
+    run(own_bus.config, scenario)
+    assert {0, 14} <= set(own_bus.logged()) <= {*range(13), 14}
 
 
 def test_a_large_message_is_warned_of_and_one_too_large_is_refused(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:

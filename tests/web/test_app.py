@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rustic_host.cli.client import HostClient, LostConnectionError, RemoteError
-from rustic_host.errors import BackendUnavailableError, HostNotFoundError
+from rustic_host.errors import BackendBusyError, BackendUnavailableError, HostNotFoundError
 from rustic_host.web import serve, stream
 from tests.web.fake_host import FakeHost, serving
 
@@ -126,6 +126,13 @@ def test_a_failing_backend_is_unavailable_and_not_certain(client: HostClient, ho
     with pytest.raises(RemoteError, match="does not answer") as caught:
         client.publish("g", "t", [b'{"payload": {"x": 1}}'])
     assert (caught.value.exit_code, caught.value.refused) == (69, False)
+
+
+def test_what_is_not_taken_for_too_many_wait_is_certainly_not_done(client: HostClient, host: FakeHost) -> None:
+    host.fail_publish_after, host.publish_error = 0, BackendBusyError("256 wait for it already")
+    with pytest.raises(RemoteError, match="256 wait") as caught:
+        client.publish("g", "t", [b'{"payload": {"x": 1}}'])
+    assert (caught.value.exit_code, caught.value.refused) == (69, True)
 
 
 def test_a_bug_is_told_without_its_insides(client: HostClient, host: FakeHost) -> None:

@@ -132,8 +132,13 @@ class Publisher:
         self.watch = Watch("", StateChanges())
         """Told when the connection breaks and when it is there again."""
 
-    def publish(self, namespace: str, frames: Sequence[Frame]) -> None:
+    def publish(self, namespace: str, frames: Sequence[Frame], *, since: float | None = None) -> None:
         """Store all copies; those of one message are stored together or not at all.
+
+        Args:
+            namespace: the guild id.
+            frames: all copies of all messages.
+            since: when the deadline began to run, by the clock; None is now.
 
         Raises:
             PublishUnavailableError: the server did not answer in time; it says what is stored, what is not, and of
@@ -141,7 +146,7 @@ class Publisher:
             PublishRefusedError: the server refused; nothing of the refused call is stored.
             SchemaVersionError: a newer version has written what is stored there; nothing is stored.
         """
-        with self._turn(frames) as give_up:
+        with self._turn(frames, since) as give_up:
             done = 0
             self._open_for(namespace, frames, give_up)
             for run in slices(frames):
@@ -166,9 +171,9 @@ class Publisher:
         with self._turn() as give_up:
             self._retried(lambda: self._open_namespace(namespace), give_up)
 
-    def call(self, *command: Argument) -> object:
+    def call(self, *command: Argument, since: float | None = None) -> object:
         """One command outside publishing, under the same deadline; it must be harmless to repeat."""
-        with self._turn() as give_up:
+        with self._turn(since=since) as give_up:
             return self._retried(lambda: self._link.call(*command), give_up)
 
     def run(self, script: Script, script_keys: Sequence[Argument], args: Sequence[Argument]) -> object:
@@ -185,10 +190,11 @@ class Publisher:
             self._watcher.join()
 
     @contextmanager
-    def _turn(self, frames: Sequence[Frame] = ()) -> Iterator[float]:
+    def _turn(self, frames: Sequence[Frame] = (), since: float | None = None) -> Iterator[float]:
         """The connection for oneself; yields when to give up, which counts from before others were waited for."""
-        give_up = self._clock() + self._deadline
-        if not self._lock.acquire(timeout=self._deadline):
+        now = self._clock()
+        give_up = (now if since is None else since) + self._deadline
+        if give_up <= now or not self._lock.acquire(timeout=give_up - now):
             text = f"{self._link.where}: others have waited for it for {self._deadline:g} s"
             raise PublishUnavailableError(text, *_ids(frames, 0, 0))
         try:
