@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from rustic_host.cli.client import HostClient, RemoteError
+from rustic_host.cli.client import HostClient, LostConnectionError, RemoteError
 from rustic_host.cli.lines import Batch, read_batches
 from rustic_host.cli.options import socket_option
-from rustic_host.errors import RequestError, RusticHostError
+from rustic_host.errors import HostNotFoundError, RequestError, RusticHostError
 
 #: Names of the priorities 0 to 7. Written down once more because the messaging layer is slow to import.
 PRIORITIES = ("urgent", "important", "high", "above_normal", "normal", "low", "very_low", "lowest")
@@ -155,6 +155,9 @@ class Sender:
                 self._store(items)
             except RemoteError as error:
                 self._unsure_until = 0 if error.refused else line
+                raise
+            except HostNotFoundError as error:
+                self._unsure_until = line if isinstance(error, LostConnectionError) else 0
                 raise
         self._next, self._unsure_until = line + 1, 0
 

@@ -284,7 +284,12 @@ class Gateway:
             restarts=record.restarts,
             uptime_seconds=None if started is None else round(time.monotonic() - started, 3),
             pss_bytes=memory,
-            handled=figures and sum(n for count, n in figures.counts.items() if count.client_id == client_id),
+            handled=figures
+            and sum(
+                n
+                for count, n in figures.counts.items()
+                if count.client_id == client_id and count.outcome != "lost_to_retention"
+            ),
             lag=figures and sum(b.entries for b in figures.backlogs if b.client_id == client_id),
             reason=reason,
         )

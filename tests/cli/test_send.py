@@ -7,6 +7,7 @@ import pytest
 from rustic_host.cli.client import LostConnectionError, RemoteError
 from rustic_host.cli.lines import Batch
 from rustic_host.cli.send import Sender, read_text
+from rustic_host.errors import HostNotFoundError
 
 
 class _Bus:
@@ -68,3 +69,8 @@ def test_resuming_counts_from_the_line_asked_for() -> None:
     bus = _Bus(KeyboardInterrupt(), 99)
     assert "resume with --from-line 5" in str(_stopped(bus, KeyboardInterrupt(), from_line=3))
     assert bus.stored == [b'{"payload": {"line": "c"}}', b'{"payload": {"line": "d"}}']
+
+
+def test_where_no_host_answers_nothing_was_sent() -> None:
+    error = _stopped(_Bus(HostNotFoundError("no host"), 2))
+    assert str(error) == "no host; 2 messages are stored for certain; resume with --from-line 3"

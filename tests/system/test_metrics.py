@@ -207,4 +207,5 @@ def test_an_agent_slower_than_retention_is_told_before_it_loses_messages_and_cou
         read = lost["lost_to_retention"]
         assert 0 < read <= 140
         (tmp_path / "go").touch()
+        wait_agents(host, lambda found: found["busy"]["handled"] + read >= 240 and not found["busy"]["lag"])
         until(lambda: metric(host, "rustic_messages_processed_total", "outcome"), lambda f: sum(f.values()) >= 240)

@@ -477,3 +477,22 @@ def test_the_age_that_the_servers_settings_name_is_in_force(bus: Bus) -> None:
     bus.publish(1, 2)
     assert sweep(bus, LATER / 4, age_seconds=1).cut == 0
     assert sweep(bus, LATER, age_seconds=LATER * 2).cut == 2
+
+
+def test_what_was_cut_unread_is_not_unread_for_ever(bus: Bus) -> None:
+    consumer = bus.consumer()
+    bus.publish(*range(12))
+    consumer.read(wait=0)
+    consumer.commit([])
+    bus.publish(*range(12, 30))
+    first = sweep(bus, entries=5)
+    lag_then = lag(bus)
+    consumer.close()
+    commit_all(bus, CLIENT)
+    assert (lag_then, lag(bus), lost(bus)) == (5, 0, first.lost)
+    assert not sweep(bus, entries=5).slow
+
+
+def lag(bus: Bus, topic: str = "t") -> int:
+    (group,) = bus.raw.xinfo_groups(keys.PLAIN.topic_keys(bus.namespace, topic).log)
+    return int(group["lag"])

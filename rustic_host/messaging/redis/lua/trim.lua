@@ -30,14 +30,14 @@ end
 
 local fields = {}
 for i = 4, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
-local read, safe, length, groups = {}, limit .. '-0', redis.call('XLEN', log), 0
+local read, passed, safe, length, groups = {}, {}, limit .. '-0', redis.call('XLEN', log), 0
 if redis.call('EXISTS', log) == 1 then
   for _, info in ipairs(redis.call('XINFO', 'GROUPS', log)) do
     local group = {}
     for i = 1, #info, 2 do group[info[i]] = info[i + 1] end
     local name, oldest = group['name'], group['last-delivered-id']
     if not fields[name] then return {0, 'groups'} end
-    read[name] = oldest
+    read[name], passed[name] = oldest, group['entries-read']
     groups = groups + 1
     if group['pending'] > 0 then oldest = redis.call('XPENDING', log, name)[2] end
     if before(oldest, safe) then safe = oldest end
@@ -64,7 +64,11 @@ if length > 0 then
     if length - cut > cap then more = 1 end
   end
 end
-for name, n in pairs(lost) do redis.call('HINCRBY', KEYS[4], fields[name], n) end
+for name, n in pairs(lost) do
+  redis.call('HINCRBY', KEYS[4], fields[name], n)
+  -- Redis 7 and Valkey count what was cut unread as unread for ever: the lag would never come down to 0 again.
+  if passed[name] then redis.call('XGROUP', 'SETID', log, name, read[name], 'ENTRIESREAD', passed[name] + n) end
+end
 if length - cut == 0 and groups == 0 then redis.call('DEL', log) end
 
 local floor, stored = limit, redis.call('ZCARD', store)
