@@ -141,7 +141,8 @@ def purge(socket: Path, guild: str, letters: tuple[int, ...], all_: bool, yes: b
     terms = _terms(letters, all_, chosen)
     if not yes:
         which = counted(len(letters), "dead letter") if letters else "all dead letters" + (" chosen" if terms else "")
-        click.confirm(f"Throw away {which} of {guild}?", abort=True, err=True)
+        if not click.confirm(f"Throw away {which} of {guild}?", err=True):
+            raise click.ClickException("nothing was thrown away")
     _act(HostClient(socket), "purge", guild, letters, all_, chosen)
 
 

@@ -175,7 +175,8 @@ def test_refused_and_missing_letters_are_named(run: Any, operator: FakeOperator)
 
 def test_a_purge_asks_first(run: Any, operator: FakeOperator) -> None:
     assert run("dead-letters", "purge", "g", "--all").exit_code == 1
-    assert run("dead-letters", "purge", "g", "--all", stdin="n\n").exit_code == 1
+    refused = run("dead-letters", "purge", "g", "--all", stdin="n\n")
+    assert (refused.exit_code, "nothing was thrown away" in refused.output) == (1, True)
     assert operator.asked == []
     result = run("dead-letters", "purge", "g", "--error", "KeyError", stdin="y\n")
     assert "Throw away all dead letters chosen of g?" in result.output
