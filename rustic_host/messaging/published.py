@@ -16,6 +16,7 @@ from pydantic_core import SchemaSerializer, core_schema, from_json
 
 from rustic_host.errors import MessageError
 from rustic_host.messaging.message import Message
+from rustic_host.messaging.short_cuts import fill
 from rustic_host.messaging.tags import AgentTag
 
 
@@ -74,10 +75,6 @@ _json: Final[Callable[..., Any]] = _any.to_python
 # Past the checks of assignments, and faster than object.__setattr__: this runs for each message and reader.
 _new: Final[Callable[[type[Any]], Any]] = object.__new__
 _frozen: Final[Callable[[list[Any]], Frozen]] = partial(tuple.__new__, Frozen)
-_set_dict: Final = BaseModel.__dict__["__dict__"].__set__
-_set_fields_set: Final = BaseModel.__dict__["__pydantic_fields_set__"].__set__
-_set_extra: Final = BaseModel.__dict__["__pydantic_extra__"].__set__
-_set_private: Final = BaseModel.__dict__["__pydantic_private__"].__set__
 
 
 def freeze(message: Message, topic: str | None = None) -> Frozen:
@@ -237,8 +234,5 @@ def _message(fields: dict[str, Any]) -> Message:
 
 def _made(kind: type[Any], fields: dict[str, Any], fields_set: set[str]) -> Any:
     made = _new(kind)
-    _set_dict(made, fields)
-    _set_fields_set(made, fields_set)
-    _set_extra(made, None)
-    _set_private(made, None)
+    fill(made, fields, fields_set)
     return made

@@ -68,6 +68,7 @@ FIELDS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "origin_guild_stack": st.lists(st.builds(GuildStackEntry, guild_id=TEXT, saga_id=TEXT), max_size=2),
     }
 )
+FIELD_NAMES = set(Message.model_fields) - {"id", "priority", "timestamp", "sender", "topics", "payload"}
 MESSAGE = FIELDS.map(lambda fields: Message(**fields))
 
 
@@ -236,6 +237,42 @@ def test_a_message_does_not_share_its_payload_with_the_sender() -> None:
     payload["list"].append(2)
     payload["dict"]["a"] = 2
     assert message.payload == {"list": [1], "dict": {"a": 1}}
+
+
+class Longhand(Message):
+    """Built without the short cut that only a Message takes."""
+
+
+@given(FIELDS, st.sets(st.sampled_from(sorted(FIELD_NAMES))))
+def test_the_short_cut_of_the_constructor_makes_what_validation_makes(fields: dict[str, Any], left: set[str]) -> None:
+    given = {name: value for name, value in fields.items() if name not in left}
+    short, long = Message(**given), Longhand(**given)
+    assert repr(list(short.__dict__.items())) == repr(list(long.__dict__.items()))
+    assert [*map(type, short.__dict__.values())] == [*map(type, long.__dict__.values())]
+    assert short.model_fields_set == long.model_fields_set == {*given} - {"id_obj"} | {"id"}
+    assert short.to_json_bytes() == long.to_json_bytes()
+    assert (short.model_extra, short.__pydantic_private__) == (long.model_extra, long.__pydantic_private__)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"format": "x"}, {"zz": 1}, {"ttl": "soon", "zz": 1}, {"sender": None}, {"payload": {}}]
+)
+def test_the_constructor_says_what_validation_says(wrong: dict[str, Any]) -> None:
+    kinds: tuple[Any, ...] = (Message, Longhand)
+    errors = []
+    for kind in kinds:
+        with pytest.raises(ValidationError) as caught:
+            kind(ID, **{"sender": AgentTag(id="a"), "topics": "t", "payload": {"x": 1}, **wrong})
+        errors.append(caught.value.errors())
+    assert errors[0] == errors[1]
+    assert len(errors[0]) == len(wrong)
+
+
+def test_messages_do_not_share_their_lists() -> None:
+    first, second = make(), make()
+    for name in ("recipient_list", "message_history", "origin_guild_stack", "thread"):
+        getattr(first, name).append(5)
+        assert 5 not in getattr(second, name)
 
 
 def test_messages_are_assignable() -> None:
