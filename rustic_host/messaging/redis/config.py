@@ -104,7 +104,9 @@ class RedisBackendConfig(BaseModel):
         try:
             self.pool()
         except ValueError:  # its text may hold a piece of the password
-            raise ValueError("no usable redis://, rediss:// or unix:// URL comes of these settings") from None
+            raise ValueError(
+                "no usable redis://, rediss://, redis+cluster:// or unix:// URL comes of these settings"
+            ) from None
         return self
 
     @property

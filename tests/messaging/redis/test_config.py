@@ -96,7 +96,7 @@ def test_backends_that_cannot_be_made(module: str, name: str, settings: dict[str
         ({"redis_client": {"hots": "h"}}, r"backend_config.redis_client: unknown key 'hots'; did you mean 'host'\?"),
         ({"redis_client": {"xyzzy": 1}}, r"backend_config.redis_client: unknown key 'xyzzy'$"),
         ({"redis_client": {"port": "many"}}, r"backend_config.redis_client: port: .*integer"),
-        ({"redis_client": {"host": "h"}, "ttl": 1}, r"backend_config: unknown key 'ttl'"),
+        ({"redis_client": {"host": "h"}, "ttl": 1}, r"backend_config: unknown key 'ttl'; there is redis_client"),
         ({"redis_clinet": {}}, r"backend_config: unknown key 'redis_clinet'; did you mean 'redis_client'\?"),
         ({}, r"backend_config: missing a required argument: 'redis_client'"),
     ],
