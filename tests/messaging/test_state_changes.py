@@ -14,9 +14,10 @@ from rustic_host.messaging import (
     SimpleClient,
     SlowConsumer,
     StateChange,
+    state_changes,
 )
 from rustic_host.messaging.redis import consumer
-from rustic_host.messaging.state_changes import WAITING_CHANGES, StateChanges, Watch
+from rustic_host.messaging.state_changes import StateChanges, Watch
 from tests.messaging.bus import CLIENT, WAIT_SECONDS, Bus, message
 from tests.system.servers import RedisServer
 
@@ -113,7 +114,10 @@ def test_changes_by_the_clock_and_no_more_often_than_they_happen() -> None:
     ]
 
 
-def test_a_callback_that_raises_or_takes_its_time_holds_nobody_up(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_callback_that_raises_or_takes_its_time_holds_nobody_up(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_changes, "WAITING_CHANGES", kept := 16)  # each failure is a page of the log
     changes, go_on, last = StateChanges(), threading.Event(), threading.Event()
 
     def slow(change: StateChange) -> None:
@@ -122,7 +126,7 @@ def test_a_callback_that_raises_or_takes_its_time_holds_nobody_up(caplog: pytest
 
     changes.add(slow)
     changes.add(lambda change: last.set() if change == Disconnected("last", "") else None)
-    for n in range(WAITING_CHANGES + 10):
+    for n in range(kept + 10):
         changes.tell(Disconnected(str(n), ""))
     changes.tell(Disconnected("last", ""))
     go_on.set()
