@@ -2,10 +2,13 @@
 
 import json
 import socket
+import struct
 import threading
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
+
+from rustic_host.errors import ExecutionError
 
 MAX_LINE_BYTES = 64 << 20
 """A guild spec travels in one line; more than this is no spec."""
@@ -107,3 +110,17 @@ def _parsed(line: bytes) -> JsonObject:
     if not isinstance(parsed, dict):
         raise ValueError(f"no JSON object: {line[:80]!r}")
     return parsed
+
+
+def channel_pair(write_seconds: float) -> tuple[socket.socket, socket.socket]:
+    """Ours, which gives up writing when nobody reads for so long (whole seconds), and the worker's.
+
+    Raises:
+        ExecutionError: the process has no descriptors left.
+    """
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as error:
+        raise ExecutionError(f"no channel for a worker: {error}") from error
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(write_seconds), 0))
+    return ours, theirs

@@ -6,7 +6,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rustic_host.errors import BackendUnavailableError, ConfigError, ExecutionError
-from rustic_host.execution.channel import JsonObject, LineBuffer, encoded
+from rustic_host.execution.channel import JsonObject, LineBuffer, channel_pair, encoded
 from rustic_host.execution.engine import ExecutionEngine
 from rustic_host.execution.events import WorkerEvent
 from rustic_host.execution.exit_codes import WorkerExit
@@ -117,7 +116,7 @@ class MultiProcessExecutionEngine(ExecutionEngine):
             if (old := self._workers.get(agent_spec.id)) and old.state != "gone":
                 raise ExecutionError(f"agent {agent_spec.name!r} ({agent_spec.id}) has a live worker, pid {old.pid}")
             self._check_backend(messaging_config)
-            ours, theirs = _channel()
+            ours, theirs = channel_pair(ORDER_SECONDS)
             worker = self._workers[agent_spec.id] = _Worker(next(self._numbers), guild_spec.id, agent_spec, ours)
             self._in_thread(lambda: self._start(worker, theirs, guild_spec, messaging_config))
 
@@ -482,16 +481,6 @@ class MultiProcessExecutionEngine(ExecutionEngine):
 
     def _alive(self, agent_id: str) -> bool:
         return self._state(agent_id) in ("starting", "ready")
-
-
-def _channel() -> tuple[socket.socket, socket.socket]:
-    """Ours, which gives up writing when nobody reads for :data:`ORDER_SECONDS`, and the worker's."""
-    try:
-        ours, theirs = socket.socketpair()
-    except OSError as error:
-        raise ExecutionError(f"no channel for a worker: {error}") from error
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(ORDER_SECONDS), 0))
-    return ours, theirs
 
 
 def _ended_with(code: int | None) -> str:
