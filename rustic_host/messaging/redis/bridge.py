@@ -5,13 +5,11 @@ Pub/Sub is only the doorbell. What is to be imported is said by a comparison of 
 :data:`ROUND_SECONDS`, and on demand. Any number of bridges may serve a namespace, at any time.
 """
 
-import os
 import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -20,6 +18,7 @@ from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.importer import Importer
 from rustic_host.messaging.redis.link import Link
 from rustic_host.messaging.redis.opening import open_namespace
+from rustic_host.messaging.redis.wakes import Wakes
 from rustic_host.telemetry.logs import get_logger
 
 DEBOUNCE_SECONDS = 0.005
@@ -104,7 +103,7 @@ class Bridge:
         self._retry = RETRY_SECONDS
         self._asked: list[threading.Event] = []
         self._stopping = threading.Event()
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wakes = Wakes()
         self._thread = threading.Thread(target=self._run, name=f"bridge-{namespace}", daemon=True)
 
     @property
@@ -122,17 +121,16 @@ class Bridge:
             return False
         done = threading.Event()
         self._asked.append(done)
-        self._wake()
+        self._wakes.wake()
         return done.wait(timeout)
 
     def stop(self) -> None:
         """End; returns when the thread is gone."""
         self._stopping.set()
-        self._wake()
+        self._wakes.wake()
         if self._thread.ident is not None:
             self._thread.join()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        self._wakes.close()
 
     # ---- the thread -------------------------------------------------------------------------------------------
 
@@ -243,12 +241,11 @@ class Bridge:
         if self._stopping.is_set():
             raise _Closed
         for _ in range(NOTICES_AT_ONCE):
-            if not self._bell.wait(seconds, self._wake_read):
+            if not self._bell.wait(seconds, self._wakes.readable):
                 break
             self._note(self._bell.receive())
             seconds = 0
-        with suppress(BlockingIOError):
-            os.read(self._wake_read, 4096)
+        self._wakes.drain()
         if self._clock() < self._ping_at:
             return
         if self._pinged:
@@ -269,7 +266,3 @@ class Bridge:
         self._heard_bytes += len(body)
         if self._heard_bytes <= HEARD_BYTES:
             bodies.append(body)
-
-    def _wake(self) -> None:
-        with suppress(BlockingIOError):
-            os.write(self._wake_write, b"w")
