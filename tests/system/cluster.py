@@ -125,9 +125,11 @@ class RedisCluster:
     def move_slot(self, slot: int, source: int, target: int) -> Iterator[None]:
         """Move a slot as ``redis-cli --cluster reshard`` does, a few keys at a time; yields after each step."""
         ids = {index: self._id(self.nodes[index]) for index in (source, target)}
-        with self.nodes[source].client() as give, self.nodes[target].client() as take:
-            take.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
-            give.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
+        with (
+            self.nodes[source].client() as give,
+            self.nodes[target].client() as take,
+            self.moving(slot, source, target),
+        ):
             yield
             while keys := give.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 3):
                 address = ["127.0.0.1", self.nodes[target].port, "", 0, 5000]
@@ -136,6 +138,18 @@ class RedisCluster:
             take.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
             give.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
         yield
+
+    @contextmanager
+    def moving(self, slot: int, source: int, target: int) -> Iterator[None]:
+        """A slot is about to move: new keys of it are refused at the source, which still has all there were."""
+        with self.nodes[source].client() as give, self.nodes[target].client() as take:
+            take.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", self._id(self.nodes[source]))
+            give.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", self._id(self.nodes[target]))
+            try:
+                yield
+            finally:
+                for client in (take, give):
+                    client.execute_command("CLUSTER", "SETSLOT", slot, "STABLE")
 
     def wait_ok(self) -> None:
         """Until every node that runs says that all slots are served, and knows every other."""

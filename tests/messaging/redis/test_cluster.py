@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,21 +12,26 @@ from redis.crc import key_slot
 from rustic_host.errors import BackendRefusedError, BackendUnavailableError, MessageError
 from rustic_host.messaging import RedisBackendConfig, RedisMessagingBackend
 from rustic_host.messaging.counts import Count
-from rustic_host.messaging.delivery import Frame, Result, frames_of
+from rustic_host.messaging.dead_letter import DEAD_LETTER_TOPIC
+from rustic_host.messaging.delivery import Frame, Result, digest_of, frames_of
 from rustic_host.messaging.redis import slots
 from rustic_host.messaging.redis.bridge import Bridge
 from rustic_host.messaging.redis.cluster import find_node
 from rustic_host.messaging.redis.consumer import Consumer
+from rustic_host.messaging.redis.host_lease import HostLease
 from rustic_host.messaging.redis.keys import PLAIN, RELAY_TOPIC, Keys
+from rustic_host.messaging.redis.letters import Choice, DeadLetters
 from rustic_host.messaging.redis.link import Link
 from rustic_host.messaging.redis.outward import in_own_slot, unwrapped
+from rustic_host.messaging.redis.positions import Positions
 from rustic_host.messaging.redis.publisher import Publisher
 from rustic_host.messaging.redis.relay import CLIENT as RELAY
 from rustic_host.messaging.redis.relay import Relay
-from rustic_host.messaging.redis.retention import Bounds, Janitor
+from rustic_host.messaging.redis.retention import EXPIRE, Bounds, Janitor
 from tests.messaging.bus import CLIENT, GENERATOR, Bus, Looper, forward, message, numbers, wait_until
 from tests.messaging.conftest import binary_of
 from tests.messaging.redis import foreign
+from tests.messaging.redis.test_letters import give_up
 from tests.system.cluster import BOUNDS, MASTERS, RedisCluster, redis_cluster
 from tests.system.servers import RedisServer, free_port
 
@@ -321,10 +326,78 @@ def test_a_slot_that_moves_while_messages_flow_loses_and_doubles_nothing(cluster
         feeder.__exit__()
         with Bus(cluster.url, bus.namespace) as moved:
             assert find_node(moved.config) == ("127.0.0.1", cluster.nodes[0].port)
-            wait_until(lambda: moved.outcomes()["ok"] >= len(feeder.sent))
+            wait_until(lambda: moved.outcomes()["ok"] >= len(feeder.sent) or looper.failure is not None)
+            assert looper.failure is None
             assert Counter(moved.logged("out")) == Counter(feeder.sent)
             assert moved.outcomes() == {"ok": len(feeder.sent)}
             assert moved.pending() == 0
+
+
+@contextmanager
+def about_to_move(cluster: RedisCluster, bus: Bus) -> Iterator[None]:
+    """The guild's slot, from node 0."""
+    with cluster.moving(key_slot(bus.namespace.encode()), 0, 1):
+        yield
+
+
+def test_the_only_reader_connects_to_a_server_whose_slot_is_about_to_move(cluster: RedisCluster, here: Bus) -> None:
+    """A script may not empty a key that it then writes: the server refuses that in the middle of it."""
+    consumer = here.consumer()
+    readers = here.raw.hgetall(PLAIN.readers_key(here.namespace))
+    with about_to_move(cluster, here):
+        consumer.subscribe(["t"])
+    assert here.raw.hgetall(PLAIN.readers_key(here.namespace)) == readers
+    consumer.subscribe([])
+    assert not here.raw.exists(PLAIN.readers_key(here.namespace))
+
+
+def test_a_seek_while_the_slot_is_about_to_move_is_done_whole(cluster: RedisCluster, here: Bus) -> None:
+    consumer = here.consumer(topics=["t", "u"])
+    here.publish(1, topic=["t", "u"])
+    consumer.send_early(consumer.read()[0], "h|0", b"kept")
+    with about_to_move(cluster, here):
+        moved = Positions(here.publisher(), here.namespace).seek(CLIENT, "end")
+    assert [(each.topic, each.left) for each in moved] == [("t", 1), ("u", 1)]
+    assert not here.raw.exists(PLAIN.early_key(here.namespace, CLIENT))
+    assert not here.raw.hexists(PLAIN.client_key(here.namespace, CLIENT), "token")
+
+
+def test_a_lease_is_taken_while_the_slot_is_about_to_move(cluster: RedisCluster, here: Bus) -> None:
+    first, second = (HostLease(here.config, here.namespace, 30) for _ in range(2))
+    with closing(first), closing(second):
+        assert first.ask() is None
+        first.release(ended=True)
+        with about_to_move(cluster, here):
+            assert second.ask(also_ended=True) is None
+            holder = first.ask()
+    assert holder is not None
+    assert not holder.ended
+
+
+def test_letters_are_purged_while_the_slot_is_about_to_move(cluster: RedisCluster, here: Bus) -> None:
+    give_up(here, 1, 2)
+    _, seen, store = PLAIN.topic_keys(here.namespace, DEAD_LETTER_TOPIC)
+    queue = DeadLetters(here.publisher(), here.namespace)
+    here.raw.zrem(seen, digest_of(queue.find(Choice(), 1).letters[0].body))
+    with about_to_move(cluster, here):
+        assert len(queue.purge(Choice()).letters) == 2
+    assert here.raw.exists(seen, store) == 0
+
+
+def test_a_client_that_has_nothing_else_is_forgotten_while_the_slot_is_about_to_move(
+    cluster: RedisCluster, here: Bus
+) -> None:
+    consumer = here.consumer()
+    here.publish(1)
+    (entry,) = consumer.read()
+    consumer.send_early(entry, "h|0", b"kept")
+    owned, early = PLAIN.client_key(here.namespace, CLIENT), PLAIN.early_key(here.namespace, CLIENT)
+    here.raw.hdel(owned, "token", "connection")
+    with about_to_move(cluster, here), closing(Link(here.config, "janitor")) as link:
+        link.connect()
+        readers = PLAIN.readers_key(here.namespace)
+        assert link.run(EXPIRE, [here.log(), owned, early, readers], [CLIENT, 0]) == 1
+    assert here.raw.exists(owned, early, readers) == 0
 
 
 @pytest.mark.long

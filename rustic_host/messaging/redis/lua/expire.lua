@@ -12,10 +12,14 @@ for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   end
 end
 if not idle or idle < tonumber(ARGV[2]) then return 0 end
-redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
-redis.call('HDEL', KEYS[2], 'group:' .. KEYS[1])
+local mark, others = 'group:' .. KEYS[1], false
 for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
-  if string.sub(field, 1, 6) == 'group:' then return 1 end
+  others = others or string.sub(field, 1, 6) == 'group:' and field ~= mark
+end
+redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
+if others then
+  redis.call('HDEL', KEYS[2], mark)
+  return 1
 end
 redis.call('DEL', KEYS[2], KEYS[3])
 redis.call('HDEL', KEYS[4], ARGV[1])

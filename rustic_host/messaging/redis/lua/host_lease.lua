@@ -23,7 +23,7 @@ if holder and holder ~= ARGV[3] then
     return {0, holder, kept[1] or '', kept[2] or '', kept[3] or '', left, kept[4] or ''}
   end
 end
-redis.call('DEL', KEYS[1])
+redis.call('HDEL', KEYS[1], 'ended') -- not DEL: a server whose slot moves away would refuse the key from there on
 redis.call('HSET', KEYS[1], 'token', ARGV[1], 'host', ARGV[5], 'pid', ARGV[6], 'place', ARGV[7], 'ms', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return {1}

@@ -10,9 +10,11 @@ for i = 1, 2 do
   local found = redis.call('TYPE', KEYS[i]).ok
   if found ~= 'none' and found ~= 'zset' then return {0, 'type', KEYS[i]} end
 end
-for i = 3, #KEYS do
-  redis.call('ZREM', KEYS[1], ARGV[2 * i - 5])
-  redis.call('ZREM', KEYS[2], ARGV[2 * i - 4])
-  redis.call('DEL', KEYS[i])
+local letters, digests = {}, {}
+for i = 1, #ARGV, 2 do
+  letters[#letters + 1], digests[#digests + 1] = ARGV[i], ARGV[i + 1]
 end
+redis.call('ZREM', KEYS[1], unpack(letters)) -- at once: a server whose slot moves away refuses what is emptied already
+redis.call('ZREM', KEYS[2], unpack(digests))
+for i = 3, #KEYS do redis.call('DEL', KEYS[i]) end
 return {1}

@@ -53,7 +53,9 @@ for i = 3, #KEYS do
     missing[#missing + 1] = KEYS[i]
   end
 end
-redis.call('HDEL', KEYS[2], group) -- a server without memory refuses only what a script writes first
+-- A server without memory refuses only what a script writes first. One whose slot moves away refuses a key that the
+-- script has emptied, in its middle: so the last reader's field is not taken out before it is set.
+redis.call('HDEL', KEYS[2], ARGV[4] == '' and group or '')
 for _, log in ipairs(missing) do
   redis.call('XGROUP', 'CREATE', log, group, start, 'MKSTREAM')
   redis.call('HSET', KEYS[1], 'group:' .. log, '1')
