@@ -203,17 +203,22 @@ class Positions:
         group = self._group(client_id, log)
         if group is None:
             return
+        found = set()
         for entry_id in self._pending_ids(client_id, log):
             if message_id is None and entry_id != wanted:
                 continue
             body = self._body(log, entry_id)
             if message_id is None or _holds(body, message_id):
+                found.add(entry_id)
                 yield entry_id, body
         last = group["last-delivered-id"].decode()
         while page := cast(list[Any], self._server.call("XRANGE", log, f"({last}", "+", "COUNT", PAGE)):
             for row, (_, body) in page:
-                if row.decode() == wanted if message_id is None else _holds(body, message_id):
-                    yield row.decode(), body
+                entry_id = row.decode()
+                if entry_id in found:  # read by the client since its position was asked for
+                    continue
+                if entry_id == wanted if message_id is None else _holds(body, message_id):
+                    yield entry_id, body
             last = page[-1][0].decode()
 
     def _pending_ids(self, client_id: str, log: str) -> Iterator[str]:

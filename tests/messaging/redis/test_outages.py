@@ -237,14 +237,22 @@ def kill_reader_and_fill(bus: Bus) -> None:
 def test_a_server_without_memory_lets_the_guild_drain_also_over_a_new_connection(own_bus: Bus) -> None:
     """What is stored is handled and what follows from it is stored; what comes from outside has to wait."""
     publisher, late = own_bus.publisher(deadline=WAIT_SECONDS), frames_of(message("t", {"n": 9}))
-    with Looper(own_bus, forward) as looper:
+    full = threading.Event()
+
+    def handle(entry: Entry) -> Result:
+        assert full.wait(WAIT_SECONDS)
+        return forward(entry)
+
+    with Looper(own_bus, handle) as looper:
         own_bus.wait_blocked()
         kill_reader_and_fill(own_bus)
         own_bus.wait_blocked()
         own_bus.raw.config_set("maxmemory", "0")
         publisher.publish("g1", [frame for n in range(40) for frame in frames_of(message("t", {"n": n}))])
         kill_reader_and_fill(own_bus)
+        full.set()
         wait_until(lambda: len(own_bus.logged("out")) == 40 and not own_bus.pending())
+        own_bus.wait_blocked()
         waiting = threading.Thread(target=publisher.publish, args=("g1", late))
         waiting.start()
         wait_until(lambda: publisher.watch.away is not None)

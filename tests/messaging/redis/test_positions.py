@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -22,7 +23,9 @@ from rustic_host.messaging.dead_letter import dead_letter
 from rustic_host.messaging.delivery import Entry, Frame, Later, frames_of
 from rustic_host.messaging.redis import keys, positions
 from rustic_host.messaging.redis.consumer import BLOCK_SECONDS, Consumer
+from rustic_host.messaging.redis.link import Argument
 from rustic_host.messaging.redis.positions import Moved, Positions
+from rustic_host.messaging.redis.publisher import Publisher
 from tests.messaging.bus import CLIENT, GENERATOR, Bus, Looper, forward, numbers, wait_until
 
 
@@ -204,6 +207,29 @@ def test_the_operator_is_faster_or_the_client_and_never_both(bus: Bus) -> None:
         wait_until(lambda: len(bus.logged("out")) + len(bus.letters()) >= count and not bus.pending())
     assert looper.failure is None
     assert sorted(bus.logged("out") + given_up(bus)) == list(range(count))
+
+
+class ReadMeanwhile(Publisher):
+    """A connection on which the client's next read comes right after the question where it stands."""
+
+    consumer: Consumer
+
+    def call(self, *command: Argument, since: float | None = None) -> object:
+        reply = super().call(*command, since=since)
+        if command[:2] == ("XINFO", "GROUPS"):
+            self.consumer.read()
+        return reply
+
+
+@pytest.mark.parametrize("by", ["message", "entry"])
+def test_what_the_client_reads_while_it_is_looked_for_is_found_once(bus: Bus, by: str) -> None:
+    server = ReadMeanwhile(bus.config, "test-operator")
+    server.consumer = bus.consumer()
+    bus.publish(1)
+    with closing(server):
+        (wanted,) = message_ids(bus) if by == "message" else entry_ids(bus)
+        entry = Positions(server, bus.namespace).find(CLIENT, wanted)
+    assert (entry.entry_id, bus.pending()) == (entry_ids(bus)[0], 1)
 
 
 def test_skipping_again_with_the_same_letter_changes_nothing(bus: Bus) -> None:
