@@ -276,7 +276,7 @@ class Agent(Hooks, Scheduling, Generic[Props]):
         method = getattr(self, handler.name)
         if self._time_limit.seconds is None:  # what follows would cost each message two microseconds
             result = method(context, **dependencies)
-            if asyncio.iscoroutine(result):
+            if result is not None and asyncio.iscoroutine(result):
                 self._loop.run(result)
             return
 

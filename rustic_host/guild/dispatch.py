@@ -48,6 +48,9 @@ PASS_UNTAGGED = frozenset(
 """Formats that an agent with ``act_only_when_tagged`` takes all the same."""
 
 
+_SELF_INBOXES = f"{GuildTopics.SELF_INBOX}:"
+
+
 def dispatch(agent: "Agent[Any]", message: Message) -> HandleResult | Failed:
     """Run every handler of ``agent`` that takes ``message``, one after another, and publish what they sent.
 
@@ -72,7 +75,7 @@ def dispatch(agent: "Agent[Any]", message: Message) -> HandleResult | Failed:
 
 def _candidates(agent: "Agent[Any]", message: Message, topic: str) -> list[Handler]:
     own_inbox = topic == agent._self_inbox
-    if not own_inbox and topic.startswith(f"{GuildTopics.SELF_INBOX}:"):
+    if not own_inbox and topic.startswith(_SELF_INBOXES):
         return []
     if topic == agent._inbox and message.format == STATE_REQUEST_HANDLER.format:
         return [STATE_REQUEST_HANDLER]
@@ -108,14 +111,16 @@ def _run_all(
     agent: "Agent[Any]", chosen: list[Handler], message: Message, topic: str, span: "Span | None"
 ) -> HandleResult | Failed:
     slip = _slip_for(agent, message, topic)
-    work = work_of(message, topic)
-    done = agent._done.pop(work, {}) if agent._done else {}
+    done = agent._done.pop(work_of(message, topic), {}) if agent._done else {}
     runs = [
         done.get(handler.name) or _run(agent, handler, message if len(chosen) == 1 else detached(message), slip, span)
         for handler in chosen
     ]
     failed = [run for run in runs if run.error is not None]
     if not failed:
+        if len(runs) == 1:
+            publish(agent, runs[0].context._unsent)
+            return runs[0].result
         publish(agent, [each for run in runs for each in run.context._unsent])
         return _worst([run.result for run in runs])
 
@@ -124,7 +129,7 @@ def _run_all(
             if final:
                 _report_all(agent, runs)
             else:
-                _prepare_again(agent, work, runs)
+                _prepare_again(agent, work_of(message, topic), runs)
 
     final = any(run.context._hopeless(run.error) for run in failed)
     return Failed(failed[-1].error or AgentError("no error"), conclude, final, "error")

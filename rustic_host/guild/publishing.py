@@ -14,6 +14,10 @@ T = TypeVar("T")
 
 def publish(agent: "Agent[Any]", messages: Iterable[Message]) -> None:
     """Publish messages of ``agent``."""
+    if not get_tracer().enabled:
+        for message in messages:
+            agent._client.publish(message)
+        return
     for message in messages:
         sending(agent, message, agent._client.publish)
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -44,8 +44,7 @@ _NOWHERE = RoutingDestination()
 _GUILD_STATE_OR_ALL = re.compile(r"guild_state|[*%]|\$(?![A-Za-z_])|\\u")
 
 
-@dataclass(frozen=True, slots=True)
-class Sender:
+class Sender(NamedTuple):
     """Who sends, as rules see it: the tag, the names of the agent's class, and the handler's method."""
 
     tag: AgentTag
@@ -68,8 +67,7 @@ class Routable:
     process_status: ProcessStatus | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """What the expressions of a rule can see besides the message being sent."""
 
     origin: Message
@@ -78,8 +76,7 @@ class View:
     """Called only for an expression that may look at it: it can cost a question to the server."""
 
 
-@dataclass(frozen=True, slots=True)
-class Routed:
+class Routed(NamedTuple):
     """What one rule makes of a payload: the message's parts, and the state updates that come with it."""
 
     parts: Routable

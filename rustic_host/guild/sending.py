@@ -1,9 +1,8 @@
 """How a handler's payloads become messages: through the routing slip, or directly, into the handler's outbox."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 from weakref import WeakSet
 
 from pydantic import BaseModel, ValidationError
@@ -58,8 +57,7 @@ class Asker(Protocol):
         """Prepare a request."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """How one call of ``send`` wants its messages."""
 
     new_thread: bool = False
@@ -125,7 +123,9 @@ class Sending:
     def _sent_before(self) -> dict[int, Message]:
         """What an earlier run of the handler sent early, by its place in the outbox."""
         if self._stored is None:
-            kept = self._agent._client.kept()
+            if not (kept := self._agent._client.kept()):  # as nearly always
+                self._stored = {}
+                return self._stored
             mine = ((key.partition("|"), body) for key, body in kept.items())
             self._stored = {
                 int(ordinal): Message.from_json(body)
