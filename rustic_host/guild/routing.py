@@ -30,6 +30,7 @@ from rustic_host.messaging import (
     RoutingSlip,
     StateTransformer,
 )
+from rustic_host.messaging.short_cuts import made
 
 ANYONE = AgentTag(id=None)
 """The pattern that matches every agent."""
@@ -138,17 +139,17 @@ def forward_header_for(origin: Message) -> ForwardHeader:
 
 
 def _without(slip: RoutingSlip, taken: list[RoutingRule]) -> RoutingSlip:
-    if all(step.route_times < 0 for step in taken):
+    # A count below zero is endless; counting it down, as Rustic AI does, would only make the slip differ.
+    counted = [id(step) for step in taken if step.route_times >= 0]
+    if not counted:
         return slip
-    used = {id(step) for step in taken}
     remaining = []
     for step in slip.steps:
-        if id(step) not in used or step.route_times < 0:
-            # A count below zero is endless; counting it down, as Rustic AI does, would only make the slip differ.
+        if id(step) not in counted:
             remaining.append(step)
         elif step.route_times > 1:
             remaining.append(step.model_copy(update={"route_times": step.route_times - 1}))
-    return RoutingSlip(steps=remaining)
+    return made(RoutingSlip, {"steps": remaining}, {"steps"})
 
 
 def _is_type(pattern: str, name: str) -> bool:

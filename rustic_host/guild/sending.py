@@ -41,6 +41,7 @@ from rustic_host.messaging import (
     RoutingSlip,
 )
 from rustic_host.messaging.message import HISTORY_ENTRIES
+from rustic_host.messaging.short_cuts import made
 
 if TYPE_CHECKING:
     from rustic_host.guild.agent import Agent
@@ -179,10 +180,10 @@ class Sending:
         matched, self._slip = take_steps(self._slip, sender, self._message, message_format)
         rules: list[RoutingRule | None] = [*matched, ERROR_RULE] if options.is_error else [*matched] or [None]
         draft = self._draft(payload, message_format, options)
-        made = [self._follow(rule, draft, options) for rule in rules]
+        messages = [self._follow(rule, draft, options) for rule in rules]
         if options.now:
             self._send_early(first)
-        return [message.id_obj for message in made if message is not None]
+        return [message.id_obj for message in messages if message is not None]
 
     def _before_sending(self, options: Options) -> None:
         fixtures = self._agent._fixtures
@@ -258,7 +259,8 @@ class Sending:
         topics = [parts.topics] if isinstance(parts.topics, str) else parts.topics
         if topics == [self._agent._inbox]:
             warn_of_unread(self._agent, self._handler.name)
-        why = [reason for reason in (options.reason, rule_reason) if reason]
+        given = options.reason or rule_reason
+        why = [reason for reason in (options.reason, rule_reason) if reason] if given else []
         entry = self._history_entry(new_id, origin.topic_published_to, topics, why)
         return new_message(
             new_id,
@@ -283,15 +285,17 @@ class Sending:
         )
 
     def _history_entry(self, new_id: GemstoneID, source: str | None, to: list[str], why: list[str]) -> ProcessEntry:
-        return ProcessEntry(
-            agent=self._agent.get_agent_tag(),
-            origin=self._message.id,
-            result=new_id.to_int(),
-            processor=self._handler.name,
-            from_topic=source,
-            to_topics=to,
-            reason=why or None,
-        )
+        entry = {
+            "agent": self._agent.get_agent_tag(),
+            "origin": self._message.id,
+            "result": new_id.to_int(),
+            "processor": self._handler.name,
+            "from_topic": source,
+            "to_topics": [*to],
+            "reason": why or None,
+        }
+        # Only the reason is a handler's word: what else is wrong here is wrong in the message too, which says so.
+        return ProcessEntry(**entry) if why else made(ProcessEntry, entry, {*entry})
 
     def _direct_send(
         self,

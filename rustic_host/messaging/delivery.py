@@ -43,12 +43,15 @@ def digest_of(body: bytes) -> bytes:
 
 def frames_of(message: Message, only: str | None = None, shared: str = "") -> list[Frame]:
     """A frame for each distinct topic of ``message``, in their order, or for the topic ``only``."""
-    frames = []
-    for topic in dict.fromkeys(message.topic_list) if only is None else [only]:
-        body = message.published_to(topic).to_json_bytes()
-        home = home_of(topic, "", shared)
-        frames.append(Frame(topic, message.id, int(message.timestamp), body, digest_of(body), home))
-    return frames
+    topics = message.topics if only is None else only
+    distinct = [topics] if isinstance(topics, str) else dict.fromkeys(topics)
+    return [_frame(message, topic, shared) for topic in distinct]
+
+
+def _frame(message: Message, topic: str, shared: str) -> Frame:
+    body = message.published_to(topic).to_json_bytes()
+    home = home_of(topic, "", shared) if shared else ""
+    return Frame(topic, message.id, int(message.timestamp), body, digest_of(body), home)
 
 
 class Entry(NamedTuple):

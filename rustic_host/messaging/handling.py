@@ -21,6 +21,8 @@ from rustic_host.telemetry.logs import get_logger
 
 SELF_INBOX = "agent_self_inbox"
 
+_ANSWERS = (str, Later, Failed)
+
 log = get_logger(__name__)
 
 Parsed = tuple[Message | None, Exception | None]
@@ -76,12 +78,13 @@ class Handling:
     def attempt(self, client: Client, topic: str, message: Message) -> str | Later | Failed:
         """Hand the client a message that is for it; what it raises is its answer."""
         try:
-            self.prepare(message)
+            if message.session_state or message.enrich_with_history:
+                self.prepare(message)
             answer = client.notify_new_message(message)
         except Exception as error:
             log.exception("handler_failed", client=client.id, topic=topic, message_id=message.id)
             return Failed(error, undo=True, final=in_hand.is_given_up(error))
-        return answer if isinstance(answer, str | Later | Failed) else "ok"
+        return answer if isinstance(answer, _ANSWERS) else "ok"
 
     def judged(self, client: Client, topic: str, attempt: int, answer: Failed, hand: in_hand.InHand) -> Later | Failed:
         """Whether a failed message is tried again; what was sent up to now is void if the answer says so.
@@ -173,14 +176,15 @@ class Reading:
     def handle(self, entry: Entry) -> Result | Later:
         """Deliver one log entry; what the client sends meanwhile is part of the result, or void with Later."""
         handling, client = self._handling, self._client
-        message, error = self._ahead.pop(entry) if entry in self._ahead else _parsed(entry)
+        ahead = self._ahead.pop(entry, None)
+        message, error = ahead or _parsed(entry)
         if message is None:
             return handling.given_up(client, entry, None, "quarantined", error)
-        if late := handling.late(client, entry.topic, message):
+        if message.ttl is not None and (late := handling.late(client, entry.topic, message)):
             return self._given_up(entry, message, "expired", late)
         if not is_for(client.id, entry.topic, message):
             return Result(entry, "filtered")
-        if not entry.suspect and not client.retry_policy.allows(entry.begun + 1):
+        if entry.begun and not entry.suspect and not client.retry_policy.allows(entry.begun + 1):
             used_up = AttemptsUsedUpError(f"{entry.begun} attempts began, and the last one ended with its process")
             return self._unsurvived(entry._replace(begun=entry.begun - 1), message, used_up)
         hand = in_hand.InLog(handling, entry, self.pump)
@@ -258,7 +262,7 @@ def is_for(client_id: str, topic: str, message: Message) -> bool:
     On shared topics names mean little: every guild's gateway may have the same id. A replayed message is for the one
     client that it was given up by.
     """
-    if only := replayed_for(message):
+    if message.session_state and (only := replayed_for(message)):
         return only == client_id
     if topic.startswith(SHARED_TOPICS):
         return True

@@ -79,7 +79,8 @@ class InLog(InHand):
             MessageTooLargeError, OutboxFullError: nothing more is sent.
         """
         frames = self._frames(message)
-        self._bytes += sum(len(frame.body) for frame in frames)
+        for frame in frames:
+            self._bytes += len(frame.body)
         if len(self.frames) + len(frames) > OUTBOX_FRAMES or self._bytes > OUTBOX_BYTES:
             raise OutboxFullError(f"a handler may send {OUTBOX_FRAMES} messages or {OUTBOX_BYTES} bytes at its end")
         self.frames += frames

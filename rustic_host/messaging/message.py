@@ -8,6 +8,7 @@ Building, reading and writing are the hot path of the host. All three run inside
 Python a message; building takes a short cut past the fields that are not given (:mod:`.short_cuts`).
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,6 +23,7 @@ from rustic_host.messaging.tags import AgentTag
 from rustic_host.messaging.wire_types import Computed, JsonDict, JsonObject, WrittenAsItIs
 
 _EPOCH_MS: Final = float(EPOCH_MS)
+_new: Final[Callable[[type[Any]], Any]] = object.__new__
 
 HISTORY_ENTRIES: Final = 256
 """Steps of its way that a message carries at most, the last: one that goes in circles would grow without end."""
@@ -155,15 +157,19 @@ class Message(BaseModel):
 
     def published_to(self, topic: str) -> "Message":
         """Return a copy that says it was published to ``topic``. It shares payload and all else with this one."""
-        # Past the validation of assignments: this runs once a topic and message.
-        twin = self.__copy__()
-        twin.__dict__["topic_published_to"] = topic
+        # Past the validation of assignments, and past copy(): this runs once a topic and message.
+        if self.__class__ is Message:
+            twin: Message = _new(Message)
+            fill(twin, {**self.__dict__, "topic_published_to": topic}, self.__pydantic_fields_set__.copy())
+        else:
+            twin = self.__copy__()
+            twin.__dict__["topic_published_to"] = topic
         return twin
 
     @property
     def id_obj(self) -> GemstoneID:
         """The id with its parts."""
-        return GemstoneID.from_int(self.id)
+        return GemstoneID._of(self.id)
 
     @property
     def current_thread_id(self) -> int:

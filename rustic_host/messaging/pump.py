@@ -300,7 +300,8 @@ class Pump:
                 continue
             results.append(result)
             frames += len(result.outputs)
-            size += sum(len(frame.body) for frame in result.outputs)
+            for frame in result.outputs:
+                size += len(frame.body)
             late = self._clock() - opened > COMMIT_AFTER_SECONDS
             if (late or frames >= COMMIT_FRAMES or size >= COMMIT_BYTES) and entry is not entries[-1]:
                 self._commit(results)
@@ -335,7 +336,7 @@ class Pump:
 
     def _handled(self, entry: Entry) -> Result | None:
         """None when the entry was put off, or stands behind one that was."""
-        if entry.topic in self._held:
+        if entry.topic in self._held.due:
             self._held.follow(entry.topic, entry)
             return None
         if entry.begun:
@@ -350,7 +351,8 @@ class Pump:
         if isinstance(result, Later):
             self._put_off(entry, result)
             return None
-        self._failed.pop((entry.topic, entry.entry_id), None)
+        if self._failed:
+            self._failed.pop((entry.topic, entry.entry_id), None)
         return result
 
     def _with_attempts(self, entry: Entry) -> Entry:

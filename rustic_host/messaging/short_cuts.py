@@ -4,11 +4,13 @@ Only what is given is validated; pydantic looks at every field, and asks a facto
 """
 
 from collections.abc import Callable, Collection
-from typing import Annotated, Any, Final, NotRequired
+from typing import Annotated, Any, Final, NotRequired, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 from typing_extensions import TypedDict
+
+M = TypeVar("M", bound=BaseModel)
 
 _typed_dict: Final[Any] = TypedDict
 
@@ -17,6 +19,7 @@ _set_dict: Final = BaseModel.__dict__["__dict__"].__set__
 _set_fields_set: Final = BaseModel.__dict__["__pydantic_fields_set__"].__set__
 _set_extra: Final = BaseModel.__dict__["__pydantic_extra__"].__set__
 _set_private: Final = BaseModel.__dict__["__pydantic_private__"].__set__
+_new: Final[Callable[[type[Any]], Any]] = object.__new__
 
 
 def fill(made: BaseModel, values: dict[str, Any], fields_set: set[str]) -> None:
@@ -25,6 +28,13 @@ def fill(made: BaseModel, values: dict[str, Any], fields_set: set[str]) -> None:
     _set_fields_set(made, fields_set)
     _set_extra(made, None)
     _set_private(made, None)
+
+
+def made(model: type[M], values: dict[str, Any], fields_set: set[str]) -> M:
+    """Return a new instance with these values, all fields in their order; they are not validated."""
+    instance: M = _new(model)
+    fill(instance, values, fields_set)
+    return instance
 
 
 def validator_of(model: type[BaseModel], leave_out: Collection[str]) -> Callable[..., dict[str, Any]]:

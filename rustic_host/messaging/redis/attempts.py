@@ -1,6 +1,6 @@
 """How often handling of entries has begun, as one client's hash in Redis says (attacks, B7)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from rustic_host.messaging.delivery import Entry
 
@@ -30,13 +30,17 @@ class Attempts:
         """It was stored that attempt ``number`` begins."""
         self._begun[entry.topic, entry.entry_id] = number
 
-    def forget(self, entry: Entry) -> None:
-        """The entry is done, and what was stored of it is gone."""
-        self._begun.pop((entry.topic, entry.entry_id), None)
+    def forget(self, entries: Iterable[Entry]) -> None:
+        """These are done, and what was stored of them is gone."""
+        if self._begun:
+            for entry in entries:
+                self._begun.pop((entry.topic, entry.entry_id), None)
 
-    def known(self, entry: Entry) -> bool:
-        """Whether something is stored of it."""
-        return (entry.topic, entry.entry_id) in self._begun
+    def fields(self, entries: Iterable[Entry]) -> list[str]:
+        """Fields of the hash that belong to entries."""
+        if not self._begun:
+            return []
+        return [attempt_field(entry) for entry in entries if (entry.topic, entry.entry_id) in self._begun]
 
     def seen_before(self, entry: Entry, *, by_another: bool) -> Entry:
         """A pending entry, with its attempts; what a reader that is gone had in hand counts as begun once."""

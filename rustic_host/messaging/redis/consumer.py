@@ -407,7 +407,7 @@ class Consumer:
         script_keys: list[Argument] = [*self._own_keys()]
         script_keys += (self._log(topic) for topic in logs)
         outputs: list[Argument] = []
-        tried = [attempt_field(r.entry) for r in results if self._attempts.known(r.entry)]
+        tried = self._attempts.fields(result.entry for result in results)
         state: dict[str, Any] | None = None
         timers: dict[str, Any] | None = None
         changes = 0
@@ -419,9 +419,10 @@ class Consumer:
             if result.state is not None:
                 state, changes = result.state, changes + 1
             timers = result.timers if result.timers is not None else timers
-            for frame in (in_own_slot(self._keys, self.namespace, each) for each in result.outputs):
-                script_keys += frame_keys(self._keys, self.namespace, frame)
-                outputs += frame_args(frame)
+            for frame in result.outputs:
+                stored = in_own_slot(self._keys, self.namespace, frame) if self._keys.cluster else frame
+                script_keys += frame_keys(self._keys, self.namespace, stored)
+                outputs += frame_args(stored)
         early = self._early.fields(result.entry for result in results)
         expected, body = ("", b"") if state is None else (self._version, to_json(state))
         counted = [part for pair in increments.items() for part in pair]
@@ -440,9 +441,8 @@ class Consumer:
         if any(result.state is not None for result in results):
             self._version = version
         self._in_hand -= len(results)
-        for result in results:
-            self._early.forget(result.entry)
-            self._attempts.forget(result.entry)
+        self._early.forget(result.entry for result in results)
+        self._attempts.forget(result.entry for result in results)
 
     def _log(self, topic: str) -> str:
         return self._keys.topic_keys(home_of(topic, self.namespace, self._shared), topic).log

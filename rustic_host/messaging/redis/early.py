@@ -24,11 +24,13 @@ class EarlySends:
 
     def of(self, entry: Entry) -> Mapping[str, bytes]:
         """What is kept for an entry, by key."""
-        return self._of.get((entry.topic, entry.entry_id), {})
+        return self._of.get((entry.topic, entry.entry_id), {}) if self._of else {}
 
-    def forget(self, entry: Entry) -> None:
-        """The entry is committed."""
-        self._of.pop((entry.topic, entry.entry_id), None)
+    def forget(self, entries: Iterable[Entry]) -> None:
+        """These are committed."""
+        if self._of:
+            for entry in entries:
+                self._of.pop((entry.topic, entry.entry_id), None)
 
     def fields(self, entries: Iterable[Entry]) -> list[str]:
         """Fields of the hash that belong to entries."""
@@ -39,8 +41,7 @@ class EarlySends:
         alive = {(entry.topic, entry.entry_id) for entry in pending}
         dead = [Entry(*at, None) for at in self._of if at[0] in topics and at not in alive]
         fields = self.fields(dead)
-        for entry in dead:
-            self.forget(entry)
+        self.forget(dead)
         return fields
 
 

@@ -66,8 +66,8 @@ log = get_logger(__name__)
 
 def frame_keys(keys: Keys, namespace: str, frame: Frame) -> tuple[str, str, str, str]:
     """The four keys that the publish and commit scripts take for one copy."""
-    home = frame.namespace or namespace
-    return (*keys.topic_keys(home, frame.topic), keys.index_key(home, frame.topic, frame.message_id))
+    topic, home = frame.topic, frame.namespace or namespace
+    return (*keys.topic_keys(home, topic), keys.index_key(home, topic, frame.message_id))
 
 
 def frame_args(frame: Frame) -> tuple[int, bytes, bytes, str]:
