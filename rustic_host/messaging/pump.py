@@ -22,7 +22,7 @@ COMMIT_FRAMES = 64
 COMMIT_BYTES = 1 << 20
 """As for publishing: one commit must not hold the server for more than about 3 ms."""
 
-RECONNECT_MAX_SECONDS = 0.4
+RECONNECT_MAX_SECONDS = 0.2
 """Longest pause between attempts, before up to half as much again by chance: recovery within a second of the server's
 answering again, with what stands before us in the guild."""
 

@@ -46,7 +46,7 @@ may have lost it."""
 RESEND_MAX_AGE_SECONDS = 3600.0
 """Older messages are not stored again: retention may have trimmed the digest that would keep them from doubling."""
 
-RETRY_MAX_SECONDS = 0.4
+RETRY_MAX_SECONDS = 0.2
 """Longest pause between attempts, before up to half as much again by chance."""
 
 PING_SECONDS = 15.0
