@@ -40,6 +40,36 @@ from rustic_host.errors import ConfigError
     type=click.Choice(["auto", "on", "off"]),
     help="Read what Rustic AI's processes publish.  [default: auto: on a server of yours]",
 )
+@click.option(
+    "--retention-seconds",
+    metavar="SECONDS",
+    type=click.FloatRange(min=60),
+    help="Messages older than this are cut, when all have handled them.  [default: 86400, a day]",
+)
+@click.option(
+    "--retention-entries",
+    metavar="N",
+    type=click.IntRange(min=100),
+    help="Messages that a topic holds at most, handled or not.  [default: 1000000]",
+)
+@click.option(
+    "--retention-bytes",
+    metavar="N",
+    type=click.IntRange(min=1 << 20),
+    help="Bytes that a topic takes at most, handled or not.  [default: 1073741824, 1 GiB]",
+)
+@click.option(
+    "--dead-letter-seconds",
+    metavar="SECONDS",
+    type=click.FloatRange(min=60),
+    help="Dead letters older than this are cut.  [default: 2592000, 30 days]",
+)
+@click.option(
+    "--client-seconds",
+    metavar="SECONDS",
+    type=click.FloatRange(min=3600),
+    help="Who has not read for so long, and is in no spec, loses its place.  [default: 2592000, 30 days]",
+)
 @socket_option
 def start(specs: tuple[Path, ...], **options: Any) -> None:
     """Run the guilds of SPEC... until stopped (Ctrl-C, SIGTERM or `rustic-host stop`).

@@ -144,7 +144,7 @@ class Gateway:
         A guild that another host runs is told of by that one: whoever adds up over hosts counts nothing twice.
         """
         published: Counter[tuple[str, str]] = Counter()
-        large: dict[tuple[str, str], int] = {}
+        large: Counter[tuple[str, str]] = Counter()
         imported: dict[tuple[str, str], int] = {}
         processed: dict[tuple[str, str, str, str], int] = {}
         letters: dict[tuple[str], int] = {}
@@ -158,8 +158,8 @@ class Gateway:
             for count, value in figures.counts.items():
                 if count.is_published:
                     published[guild, count.topic] += value
-                    if count.kind == "published_large":
-                        large[guild, count.topic] = value
+                    if count.is_large:
+                        large[guild, count.topic] += value
                 elif count.kind == "imported":
                     imported[guild, count.topic] = value
                 else:

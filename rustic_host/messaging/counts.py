@@ -5,15 +5,19 @@ A name is a JSON array, so that no character of a topic or an agent can make it 
 
 import json
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+_PUBLISHED: Final = {
+    (large, late): "published" + "_large" * large + "_late" * late for large in (False, True) for late in (False, True)
+}
 
 
 class Count(NamedTuple):
     """One count, parsed from its name."""
 
     kind: str
-    """``published``, ``published_large`` (not among the former), ``imported`` (published ones that others stored) or
-    ``processed``."""
+    """``published``, ``published_large``, ``published_late`` or ``published_large_late`` (a message is in one of them),
+    ``imported`` (published ones that others stored) or ``processed``."""
     topic: str
     client_id: str = ""
     outcome: str = ""
@@ -21,14 +25,21 @@ class Count(NamedTuple):
     @property
     def is_published(self) -> bool:
         """Whether it counts messages stored."""
-        return self.kind in ("published", "published_large")
+        return self.kind in _PUBLISHED.values()
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it counts large messages."""
+        return self.kind in (_PUBLISHED[True, False], _PUBLISHED[True, True])
 
 
 @lru_cache(maxsize=65536)
-def published(topic: str, large: bool = False) -> str:
-    """Messages stored on ``topic``; the large ones are counted apart."""
-    kind = "published_large" if large else "published"
-    return json.dumps([kind, topic], ensure_ascii=False, separators=(",", ":"))
+def published(topic: str, large: bool = False, late: bool = False) -> str:
+    """Messages stored on ``topic``; counted apart are the large ones, and the late ones.
+
+    Late are those that, ordered by time, may come before others with smaller ids (:mod:`.redis.stored`).
+    """
+    return json.dumps([_PUBLISHED[large, late], topic], ensure_ascii=False, separators=(",", ":"))
 
 
 @lru_cache(maxsize=65536)

@@ -6,6 +6,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from rustic_host.messaging.message import Message
+from rustic_host.messaging.priority import Priority
 
 DIGEST_BYTES = 12
 """Length of a copy's digest: 2^48 copies of one topic before two are expected to collide."""
@@ -34,6 +35,11 @@ class Frame(NamedTuple):
     """See :func:`digest_of`."""
     namespace: str = ""
     """Where the topic lies, when that is not the publisher's own namespace."""
+
+
+def is_late(message_id: int) -> bool:
+    """Whether a message with this id is less urgent than normal: others may come before it that are younger."""
+    return message_id >> 61 > Priority.NORMAL
 
 
 def digest_of(body: bytes) -> bytes:

@@ -128,9 +128,9 @@ def test_what_is_logged_while_a_message_is_handled_carries_its_id(monkeypatch: p
 @contextmanager
 def restored_logging() -> Iterator[None]:
     root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    handlers, level, configured = list(root.handlers), root.level, structlog.get_config()
     try:
         yield
     finally:
         root.handlers, root.level = handlers, level
-        structlog.reset_defaults()
+        structlog.configure(**configured)  # what was not configured would print, in whatever test comes next

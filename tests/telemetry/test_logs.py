@@ -16,10 +16,10 @@ from rustic_host.telemetry.logs import LogFormat, configure_logging, default_for
 @pytest.fixture(autouse=True)
 def restored_logging() -> Iterator[None]:
     root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    handlers, level, configured = list(root.handlers), root.level, structlog.get_config()
     yield
     root.handlers, root.level = handlers, level
-    structlog.reset_defaults()
+    structlog.configure(**configured)  # what was not configured would print, in whatever test comes next
 
 
 class _Log:

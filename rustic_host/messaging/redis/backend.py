@@ -2,13 +2,13 @@
 
 import json
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from redis import Redis
 
-from rustic_host.errors import ConfigError, MessageError, MessagingError
+from rustic_host.errors import ConfigError, MessagingError
 from rustic_host.messaging.backend import MessagingBackend
 from rustic_host.messaging.dead_letter import DEAD_LETTER_TOPIC, dead_letter
 from rustic_host.messaging.delivery import Entry, Kept, Later, Result, frames_of, home_of
@@ -23,6 +23,7 @@ from rustic_host.messaging.redis.listener import LogListener
 from rustic_host.messaging.redis.publisher import Publisher
 from rustic_host.messaging.redis.readers import topics_read
 from rustic_host.messaging.redis.retention import Bounds, Janitor
+from rustic_host.messaging.redis.stored import Stored, messages_of
 from rustic_host.messaging.sizes import SizeLimits
 from rustic_host.messaging.state_changes import Watch
 from rustic_host.telemetry.logs import get_logger
@@ -73,11 +74,15 @@ class RedisMessagingBackend(MessagingBackend):
 
     def get_messages_for_topic(self, topic: str) -> list[Message]:
         """From the documented store; members that are no messages are left out and logged."""
-        return _parsed(topic, self._place(topic).publisher.call("ZRANGE", topic, 0, -1))
+        return self._stored(topic).messages()
 
     def get_messages_for_topic_since(self, topic: str, msg_id_since: int) -> list[Message]:
         """Those with a greater id, whatever their timestamp: ids sort by priority first."""
-        return [message for message in self.get_messages_for_topic(topic) if message.id > msg_id_since]
+        return self._stored(topic).since(msg_id_since)
+
+    def get_next_message_for_topic_since(self, topic: str, last_message_id: int) -> Message | None:
+        """The first of those."""
+        return self._stored(topic).next_after(last_message_id)
 
     def get_messages_by_id(self, namespace: str, msg_ids: Sequence[int]) -> list[Message]:
         """From the index, while it lasts."""
@@ -85,7 +90,7 @@ class RedisMessagingBackend(MessagingBackend):
             return []
         names = (self._keys.message_key(namespace, i) for i in msg_ids)
         found: Any = self._place(namespace).publisher.call("MGET", *names)
-        return list(_messages(namespace, (body for body in found if body is not None)))
+        return list(messages_of(namespace, (body for body in found if body is not None)))
 
     def subscribe(
         self, topic: str, handler: Callable[[Message], object], client_id: str = "", namespace: str = ""
@@ -129,6 +134,9 @@ class RedisMessagingBackend(MessagingBackend):
     def shared_namespace(self, name: str) -> None:
         self.config.check_shared(name)
         self._shared_namespace = name
+
+    def _stored(self, topic: str) -> Stored:
+        return Stored(self._place(topic).publisher, topic)
 
     def _place(self, key: str) -> "_Place":
         """The server; of a cluster, the node with a namespace or a topic of it."""
@@ -262,15 +270,3 @@ def _error_of(handler: Callable[[Message], object], message: Message, entry: Ent
 
 def _ignore(kept: Kept) -> None:
     return
-
-
-def _parsed(topic: str, members: Any) -> list[Message]:
-    return sorted(_messages(topic, members), key=lambda message: message.id)
-
-
-def _messages(where: str, bodies: Iterable[bytes]) -> Iterator[Message]:
-    for body in bodies:
-        try:
-            yield Message.from_json(body)
-        except (MessageError, ValueError) as error:
-            log.warning("stored_member_is_no_message", where=where, error=str(error))

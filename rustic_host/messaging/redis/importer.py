@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from rustic_host.messaging import counts
-from rustic_host.messaging.delivery import digest_of
+from rustic_host.messaging.delivery import digest_of, is_late
+from rustic_host.messaging.message import Message
 from rustic_host.messaging.redis.keys import Keys
 from rustic_host.messaging.redis.link import Argument, Link, Script
 from rustic_host.messaging.redis.publisher import MAX_BYTES_A_CALL, MAX_FRAMES_A_CALL, RESEND_MAX_AGE_SECONDS
@@ -104,11 +105,12 @@ class Importer:
         keys = self._keys.topic_keys(self._namespace, topic)
         counted_in = self._counted_in or self._keys.slot_namespace(self._namespace, topic)
         script_keys = [self._keys.counts_key(counted_in), *keys]
-        head = [counts.published(topic), counts.imported(topic), self._keys.imports_channel(self._namespace)]
+        published = (counts.published(topic, late=late) for late in (False, True))
+        head = [*published, counts.imported(topic), self._keys.imports_channel(self._namespace)]
         new = 0
         for run in _slices(bodies):
-            pairs: list[Argument] = [part for body in run for part in (digest_of(body), body)]
-            done, *detail = self._link.run(IMPORT, script_keys, [*head, *pairs])
+            members: list[Argument] = [part for body in run for part in (digest_of(body), body, _time_of(body))]
+            done, *detail = self._link.run(IMPORT, script_keys, [*head, *members])
             if not done:
                 self._refuse(topic, *(part.decode() for part in detail))
                 break
@@ -217,6 +219,15 @@ def _slices(bodies: Iterable[bytes]) -> Iterator[list[bytes]]:
         size += len(body)
     if run:
         yield run
+
+
+def _time_of(body: bytes) -> int | str:
+    """The score under which a member is not late (:mod:`.stored`); empty when it always is, or is no message."""
+    try:
+        found = Message.from_json(body)
+    except ValueError:
+        return ""
+    return "" if is_late(found.id) else int(found.timestamp)
 
 
 def _is_text(name: bytes) -> bool:

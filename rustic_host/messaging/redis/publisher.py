@@ -24,7 +24,7 @@ from rustic_host.errors import (
     SchemaVersionError,
 )
 from rustic_host.messaging import counts
-from rustic_host.messaging.delivery import Frame
+from rustic_host.messaging.delivery import Frame, is_late
 from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.keys import Keys
 from rustic_host.messaging.redis.link import Argument, Link, Script
@@ -73,7 +73,7 @@ def frame_keys(keys: Keys, namespace: str, frame: Frame) -> tuple[str, str, str,
 def frame_args(frame: Frame) -> tuple[int, bytes, bytes, str]:
     """The four arguments that go with :func:`frame_keys`."""
     large = len(frame.body) > LARGE_MESSAGE_BYTES
-    return frame.timestamp, frame.digest, frame.body, counts.published(frame.topic, large)
+    return frame.timestamp, frame.digest, frame.body, counts.published(frame.topic, large, is_late(frame.message_id))
 
 
 def slices(frames: Sequence[Frame]) -> Iterator[Sequence[Frame]]:

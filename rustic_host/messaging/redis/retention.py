@@ -3,7 +3,8 @@
 Any number of janitors may work on one namespace: each slice is one script, and a bound that was cut to is cut to.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -124,7 +125,7 @@ class Janitor:
         cut = lost = 0
         more = False
         refused: BackendRefusedError | None = None
-        for topic, published in self._topics(namespace):
+        for topic, published in self._topics(namespace).items():
             if not full and known.get(topic) == published and topic not in {topic for topic, _ in slow}:
                 continue
             home = home_of(topic, namespace, shared)
@@ -162,13 +163,15 @@ class Janitor:
         seconds, micros = self._link.call("TIME")
         return int(seconds) * 1000 + int(micros) // 1000
 
-    def _topics(self, namespace: str) -> Iterator[tuple[str, int]]:
+    def _topics(self, namespace: str) -> Mapping[str, int]:
         """All topics that something was ever published on, with how much."""
         flat = self._link.call("HGETALL", self._keys.counts_key(namespace))
+        found: Counter[str] = Counter()
         for name, value in zip(flat[::2], flat[1::2], strict=True):
             count = counts.parse(name)
-            if count is not None and count.kind == "published":
-                yield count.topic, int(value)
+            if count is not None and count.is_published:
+                found[count.topic] += int(value)
+        return found
 
     def _trim(self, namespace: str, job: "_Topic", now_ms: int) -> "_Done":
         letters = job.topic == DEAD_LETTER_TOPIC

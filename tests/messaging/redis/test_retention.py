@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,8 +12,10 @@ import structlog
 
 from rustic_host.errors import BackendRefusedError, BackendUnavailableError
 from rustic_host.messaging import (
+    Message,
     MessagingConfig,
     MessagingInterface,
+    Priority,
     RedisBackendConfig,
     RedisMessagingBackend,
     SimpleClient,
@@ -21,8 +23,10 @@ from rustic_host.messaging import (
 from rustic_host.messaging.delivery import Result, frames_of
 from rustic_host.messaging.redis import keys, retention
 from rustic_host.messaging.redis import publisher as publisher_module
+from rustic_host.messaging.redis.positions import Positions
 from rustic_host.messaging.redis.retention import Bounds, Janitor, Slow
-from tests.messaging.bus import CLIENT, Bus, message, number, numbers, wait_until
+from rustic_host.messaging.sizes import LARGE_MESSAGE_BYTES
+from tests.messaging.bus import CLIENT, GENERATOR, Bus, message, number, numbers, wait_until
 from tests.system.servers import RedisServer
 
 OTHER = "g1$b"
@@ -72,6 +76,17 @@ def commit_all(bus: Bus, *client_ids: str) -> None:
         consumer = bus.consumer(client_id)
         while entries := consumer.read(wait=0.01):
             consumer.commit([Result(entry, "ok") for entry in entries])
+
+
+@pytest.mark.parametrize("kind", ["large", "less urgent"])
+def test_topics_are_cut_whatever_their_messages_are(bus: Bus, kind: str) -> None:
+    sent = message(payload={"n": 1, "body": "x" * (LARGE_MESSAGE_BYTES if kind == "large" else 1)})
+    if kind == "less urgent":
+        sent = Message(GENERATOR.get_id(Priority.LOW), sender=sent.sender, topics="t", payload=sent.payload)
+    bus.publisher().publish(bus.namespace, frames_of(sent))
+    assert sizes(bus) == (1, 1, 1)
+    assert sweep(bus, LATER, age_seconds=60).cut == 1
+    assert sizes(bus) == (0, 0, 0)
 
 
 def test_old_messages_go_when_every_client_has_committed_them(bus: Bus) -> None:
@@ -301,12 +316,51 @@ def test_a_client_of_which_nothing_is_left_is_forgotten_and_may_come_back_as_a_n
     assert bus.consumer(OTHER).load_state() == {"n": 1}  # what it kept is nobody else's to throw away
 
 
-def test_a_client_that_reads_or_never_did_is_not_ended(bus: Bus) -> None:
+def test_a_client_that_reads_or_came_lately_is_not_ended(bus: Bus) -> None:
     bus.consumer(OTHER)  # never reads
     bus.publish(1)
     commit_all(bus, CLIENT)
     sweep(bus, client_seconds=600)
     assert len(bus.raw.xinfo_groups(bus.log())) == 2
+
+
+def make_group(bus: Bus) -> None:
+    bus.consumer(OTHER).close()
+
+
+def seek_group(bus: Bus) -> None:
+    bus.consumer(OTHER).close()
+    bus.raw.hset(keys.PLAIN.client_key(bus.namespace, OTHER), f"group:{bus.log()}", "1")
+    Positions(bus.publisher(), bus.namespace).seek(OTHER, "start")
+
+
+@pytest.mark.parametrize("made", [make_group, seek_group])
+def test_a_group_that_was_never_read_from_is_as_old_as_it_was_made(bus: Bus, made: Callable[[Bus], None]) -> None:
+    made(bus)
+    bus.publish(1)
+    mark = int(bus.raw.hget(keys.PLAIN.client_key(bus.namespace, OTHER), f"group:{bus.log()}"))
+    assert abs(mark / 1000 - time.time()) < 60
+    sweep(bus, client_seconds=3600)
+    assert len(bus.raw.xinfo_groups(bus.log())) == 1
+    bus.raw.hset(keys.PLAIN.client_key(bus.namespace, OTHER), f"group:{bus.log()}", str(mark - 3_600_000))
+    with structlog.testing.capture_logs() as logs:
+        sweep(bus, client_seconds=3600)
+    assert [(row["event"], row["client"], row["unread"]) for row in logs] == [("client_expired", OTHER, 1)]
+    assert bus.raw.xinfo_groups(bus.log()) == []
+    assert not bus.raw.exists(keys.PLAIN.client_key(bus.namespace, OTHER))
+
+
+@pytest.mark.parametrize("mark", ["1", None])
+def test_a_group_of_unknown_age_is_as_old_as_it_was_first_seen(bus: Bus, mark: str | None) -> None:
+    """One of an older version has a mark without a time, somebody else's has none."""
+    bus.publish(1)
+    bus.raw.xgroup_create(bus.log(), OTHER, "0")
+    if mark:
+        bus.raw.hset(keys.PLAIN.client_key(bus.namespace, OTHER), f"group:{bus.log()}", mark)
+    sweep(bus, client_seconds=0)
+    assert len(bus.raw.xinfo_groups(bus.log())) == 1
+    sweep(bus, client_seconds=0)
+    assert bus.raw.xinfo_groups(bus.log()) == []
 
 
 def test_many_janitors_at_once_count_each_loss_once(bus: Bus) -> None:

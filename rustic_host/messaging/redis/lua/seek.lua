@@ -2,7 +2,7 @@
 -- lies behind the new position is read (again), what lies before it is left. The owner's token is taken away, so that
 -- a process that has something in hand begins anew and commits none of it.
 --
--- KEYS[1]   HASH    the client: token, group marks, attempts
+-- KEYS[1]   HASH    the client: token, group marks ('group:<log>' -> Unix ms), attempts
 -- KEYS[2]   HASH    what its handlers sent early, by '<topic>|<entry>|...'
 -- KEYS[3+]  STREAM  the logs
 -- ARGV[1]   group
@@ -35,6 +35,8 @@ end
 
 -- Asked for once: a server whose slot moves away refuses, in the middle of a script, a key that the script has emptied.
 local kept, early = redis.call('HKEYS', KEYS[1]), redis.call('HKEYS', KEYS[2])
+local now = redis.pcall('TIME') -- who may not ask has a group of unknown age
+local made = now.err and '1' or string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000))
 local answer = {1}
 for i = 3, #KEYS do
   local topic, position, read = ARGV[3 * i - 7], ARGV[3 * i - 6], ARGV[3 * i - 5]
@@ -46,7 +48,7 @@ for i = 3, #KEYS do
   else
     redis.call('XGROUP', 'CREATE', KEYS[i], group, position, 'MKSTREAM', 'ENTRIESREAD', read)
   end
-  redis.call('HSET', KEYS[1], 'group:' .. KEYS[i], '1')
+  redis.call('HSET', KEYS[1], 'group:' .. KEYS[i], made)
   forget(KEYS[1], kept, 'try:' .. topic .. ':', '^%d+-%d+$')
   forget(KEYS[2], early, topic .. '|', '^%d+-%d+|[^|]*|[^|]*$')
 end

@@ -1,7 +1,7 @@
 -- Make sure that a client has its group in every log it reads. The mark in the client's hash tells a new client (the
 -- group is made at its start) from one whose group was destroyed (refused: a guess would lose or double messages).
 --
--- KEYS[1]   HASH    the client: mark 'group:<log>' for each group that was made
+-- KEYS[1]   HASH    the client: mark 'group:<log>' -> when the group was made, Unix ms
 -- KEYS[2]   HASH    who reads what: client -> JSON
 -- KEYS[3+]  STREAM  the logs
 -- ARGV[1]   token   ARGV[2]  group   ARGV[3]  where a new group starts: '0' (earliest) or '$' (what comes from now on)
@@ -56,9 +56,11 @@ end
 -- A server without memory refuses only what a script writes first. One whose slot moves away refuses a key that the
 -- script has emptied, in its middle: so the last reader's field is not taken out before it is set.
 redis.call('HDEL', KEYS[2], ARGV[4] == '' and group or '')
+local now = redis.pcall('TIME') -- who may not ask has a group of unknown age
+local made = now.err and '1' or string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000))
 for _, log in ipairs(missing) do
   redis.call('XGROUP', 'CREATE', log, group, start, 'MKSTREAM')
-  redis.call('HSET', KEYS[1], 'group:' .. log, '1')
+  redis.call('HSET', KEYS[1], 'group:' .. log, made)
 end
 for _, place in ipairs(unknown) do
   local log, last = place[1], place[2]
