@@ -34,14 +34,14 @@ def test_a_timer_outlives_the_kill_of_its_worker_and_ticks_once(
     events = Events()
     with engine_of(guild, on_event=events) as engine, talk_to(guild, messaging) as talk:
         engine.run_agent(guild, agent, messaging)
+        began = time.monotonic()
         assert talk.ask(do="once", after=0.6) == "set"
-        set_at = time.monotonic()
         first = engine.get_process_info(guild.id, agent.id)["pid"]
         os.kill(first, signal.SIGKILL)
         events.wait_for("exited", agent.id)
         engine.run_agent(guild, agent, messaging)
         tick = talk.answer()
-        assert time.monotonic() - set_at > 0.5
+        assert time.monotonic() - began > 0.6
         assert (tick["tick"], tick["count"]) == ("once", 1)
         assert tick["pid"] == engine.get_process_info(guild.id, agent.id)["pid"] != first
         talk.say(do="tell_own")

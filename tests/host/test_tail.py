@@ -224,15 +224,9 @@ def test_a_namespace_is_no_pattern(bus: Bus) -> None:
         run(odd, scenario)
 
 
-def save_all(bus: Bus) -> None:
-    """Have all on disk: else a busy disk's kill may take the last messages, which are then stored, and seen, again."""
-    bus.raw.config_set("appendfsync", "always")
-    bus.raw.set("last", "written behind all others")
-
-
 def test_a_patient_one_waits_and_says_so_and_goes_on_where_it_was(own_bus: Bus, own_server: RedisServer) -> None:
     async def away_and_back(items: AsyncGenerator[bytes, None], *numbers: int) -> None:
-        await in_thread(save_all, own_bus)
+        await in_thread(own_server.save)  # what is lost would be stored, and seen, again
         await in_thread(own_server.kill9)
         notice = await anext(items)
         assert isinstance(notice, Notice)

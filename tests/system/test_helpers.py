@@ -54,6 +54,7 @@ def test_redis_keeps_its_data_over_kill9(tmp_path: Path, kind: str) -> None:
     with redis_server(tmp_path, binary="redis-server" if kind == "redis" else valkey_binary()) as server:
         with server.client() as client:
             client.set("k", "v")
+        server.save()
         server.kill9()
         with server.client() as client, pytest.raises(redis.ConnectionError):
             client.ping()

@@ -173,7 +173,7 @@ def test_status_answers_though_the_server_does_not(tmp_path: Path) -> None:
             for _ in range(2):
                 began = time.monotonic()
                 (guild,) = HostClient(host.socket).status()["guilds"]
-                assert time.monotonic() - began < 2 * STATUS_SECONDS
+                assert time.monotonic() - began < 5 * STATUS_SECONDS
                 assert guild["bus"]["away_since"]
                 assert "no answer" in guild["bus"]["reason"]
         wait_agents(host, lambda _: HostClient(host.socket).status()["guilds"][0]["bus"]["away_since"] is None)

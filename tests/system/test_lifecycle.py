@@ -88,7 +88,7 @@ def test_ctrl_c_stops_in_order() -> None:
         host.start()
         os.killpg(host.pid, signal.SIGINT)  # what a terminal does to its foreground process group
         assert host.process.wait() == 0
-        host.notify.wait_for("STOPPING", "1", 1)
+        host.notify.wait_for("STOPPING", "1")
         output = host.process.output
         assert "Traceback" not in output
         assert "agent_ended" not in output  # no worker died of it

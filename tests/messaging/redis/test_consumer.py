@@ -266,7 +266,8 @@ def test_nothing_is_read_again_while_it_is_in_hand(bus: Bus) -> None:
 
 
 @pytest.mark.parametrize("topics", [["t"], []])
-def test_waking_ends_a_wait_at_once(bus: Bus, topics: list[str]) -> None:
+def test_waking_ends_a_wait_at_once(bus: Bus, monkeypatch: pytest.MonkeyPatch, topics: list[str]) -> None:
+    monkeypatch.setattr(consumer_module, "BLOCK_SECONDS", 2 * WAIT_SECONDS)
     consumer = bus.consumer(topics=topics)
     found: list[object] = []
     thread = threading.Thread(target=lambda: found.append(consumer.read()))
@@ -274,7 +275,7 @@ def test_waking_ends_a_wait_at_once(bus: Bus, topics: list[str]) -> None:
     if topics:
         bus.wait_blocked()
     consumer.wake()
-    thread.join(1)
+    thread.join(WAIT_SECONDS)
     assert found == [[]]
     assert not consumer.connected
 

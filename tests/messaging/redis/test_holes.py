@@ -24,6 +24,7 @@ def add_ahead(bus: Bus, n: int) -> None:
 
 def forget_since(server: RedisServer, size: int) -> None:
     """Kill the server, and lose the end of its file, from ``size`` on."""
+    server.save()
     server.kill9()
     os.truncate(_log_of(server), size)
     server.start()
@@ -37,6 +38,7 @@ def _log_of(server: RedisServer) -> Path:
 def test_a_result_does_not_acknowledge_another_message_that_got_its_id(own_bus: Bus, own_server: RedisServer) -> None:
     """A3: the message handled is lost with the tail, and its entry id is given to the next."""
     consumer = own_bus.consumer()
+    own_server.save()
     size = _log_of(own_server).stat().st_size
     add_ahead(own_bus, 1)
     (former,) = consumer.read()
@@ -100,6 +102,7 @@ def test_what_is_unread_is_known_after_a_restart(own_bus: Bus, own_server: Redis
     own_bus.publish(*range(3))
     consumer.commit([forward(entry) for entry in consumer.read()])
     own_bus.publish(*range(3, 10))
+    own_server.save()
     own_server.kill9()
     own_server.start()
     with pytest.raises(BackendUnavailableError):

@@ -245,7 +245,7 @@ def test_what_a_server_lost_comes_back_though_nobody_publishes_again(
     forgetful_server.start()
     began = time.monotonic()
     wait_until(lambda: bool(forgetful_bus.raw.exists(forgetful_bus.log())) and forgetful_bus.logged() == [0, 1, 2])
-    assert time.monotonic() - began < 3  # and no PING_SECONDS later
+    assert time.monotonic() - began < publisher_module.PING_SECONDS / 2
 
 
 def test_a_server_that_has_no_memory_yet_gets_what_it_lost_when_it_has_some(forgetful_bus: Bus) -> None:
@@ -298,13 +298,13 @@ def test_who_waits_behind_others_fails_at_its_own_deadline(tmp_path: Path) -> No
         assert len(caught.value.not_stored) == 1
         failed.append(time.monotonic() - began)
 
-    threads = [threading.Thread(target=publish) for _ in range(6)]
+    threads = [threading.Thread(target=publish) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(WAIT_SECONDS)
-    assert len(failed) == 6
-    assert max(failed) < 2.5  # one after the other would be 3
+    assert len(failed) == 20
+    assert max(failed) < 5  # one after the other would be 10
     publisher.close()
 
 
@@ -313,7 +313,7 @@ def test_closing_ends_the_watch_at_once(bus: Bus) -> None:
     publisher.publish(bus.namespace, frames_of(message()))
     began = time.monotonic()
     publisher.close()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < publisher_module.PING_SECONDS / 2
     assert publisher._watcher is not None
     assert not publisher._watcher.is_alive()
 

@@ -16,7 +16,7 @@ from rustic_host.messaging.redis import keys
 from tests.messaging.bus import CLIENT, WAIT_SECONDS, Bus, Looper, forward, message, number, wait_until
 from tests.system.servers import RedisServer
 
-AT_ONCE = 1.0
+AT_ONCE = 2.5
 """Seconds within which a loop that waits in the server must have ended."""
 
 
@@ -301,7 +301,11 @@ def test_many_outputs_are_committed_before_the_batch_ends(bus: Bus) -> None:
         go_on.set()
 
 
-def test_a_commit_whose_script_was_flushed_does_not_wait_for_the_read_that_was_sent_with_it(own_bus: Bus) -> None:
+def test_a_commit_whose_script_was_flushed_does_not_wait_for_the_read_that_was_sent_with_it(
+    own_bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "BLOCK_SECONDS", 15.0)
+
     def handle(entry: Entry) -> Result:
         own_bus.raw.script_flush()
         return forward(entry)
