@@ -77,9 +77,8 @@ class Asking(Agent):
         if "wait" not in ctx.payload:
             return
         try:
-            reply = ctx.request_and_wait(
-                ctx.payload.get("on", "questions"), ctx.payload["wait"], timeout=0.3, **_to(ctx)
-            )
+            on, patience = ctx.payload.get("on", "questions"), ctx.payload.get("patience", 20)
+            reply = ctx.request_and_wait(on, ctx.payload["wait"], timeout=patience, **_to(ctx))
         except (RequestTimeoutError, MessagingError) as error:
             ctx.send_dict({"told": type(error).__name__})
         else:

@@ -118,7 +118,7 @@ def test_agents_of_one_process_ask_each_other(guild: Guild) -> None:
 
 
 def test_who_is_not_answered_goes_on_after_its_time(guild: Guild) -> None:
-    assert guild.talk.ask(wait={"divide": 4}, on="nobody") == "RequestTimeoutError"
+    assert guild.talk.ask(wait={"divide": 4}, on="nobody", patience=0.3) == "RequestTimeoutError"
     assert guild.talk.ask(wait={"divide": 4}) == 3.0
 
 

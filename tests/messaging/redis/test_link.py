@@ -61,7 +61,7 @@ def fake(tmp_path: Path) -> Iterator[FakeServer]:
 
 @pytest.fixture
 def link(fake: FakeServer, tmp_path: Path) -> Iterator[Link]:
-    with closing(Link(RedisBackendConfig(url=f"unix://{tmp_path}/s", socket_timeout=0.2), "l")) as made:
+    with closing(Link(RedisBackendConfig(url=f"unix://{tmp_path}/s", socket_timeout=10), "l")) as made:
         made.connect()
         yield made
 
@@ -76,6 +76,7 @@ def still_good(link: Link, fake: FakeServer) -> bool:
 )
 def test_a_timeout_in_the_middle_of_an_answer_ends_the_connection(fake: FakeServer, link: Link, answer: bytes) -> None:
     fake.answers = [answer]
+    link.limit(0.2)
     with pytest.raises(BackendUnavailableError):
         link.call("GET", "x")
     assert not link.connected

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -14,14 +14,15 @@ import pytest
 import redis
 from structlog.testing import capture_logs
 
-from rustic_host.errors import BackendUnavailableError, PublishUnavailableError
+from rustic_host.errors import BackendNotReadyError, BackendUnavailableError, PublishUnavailableError
 from rustic_host.host.bus import HostBus
-from rustic_host.messaging.delivery import Entry, Result, frames_of
+from rustic_host.messaging.delivery import Entry, Frame, Result, frames_of
 from rustic_host.messaging.redis import consumer as consumer_module
 from rustic_host.messaging.redis import slots
+from rustic_host.messaging.redis.publisher import Publisher
 from rustic_host.messaging.redis.retention import Bounds
 from tests.chaos.proxy import Proxy
-from tests.messaging.bus import WAIT_SECONDS, Bus, Looper, forward, message, wait_until
+from tests.messaging.bus import WAIT_SECONDS, Bus, Looper, forward, hurried, message, wait_until
 from tests.messaging.conftest import binary_of
 from tests.system.servers import RedisServer, free_port, redis_server
 
@@ -74,7 +75,7 @@ def stopped(bus: Bus, server: RedisServer, proxy: Proxy) -> Iterator[None]:
 
 @contextmanager
 def paused(bus: Bus, server: RedisServer, proxy: Proxy) -> Iterator[None]:
-    bus.raw.client_pause(1700, all=True)  # it would not hear that this is to end either
+    bus.raw.client_pause(3500, all=True)  # it would not hear that this is to end either
     yield
     bus.raw.ping()
 
@@ -173,22 +174,22 @@ SILENT = (stopped, paused, swallowed)
 def test_who_reads_and_who_writes_come_back_by_themselves(
     own_bus: Bus, own_server: RedisServer, proxy: Proxy, outage: Outage
 ) -> None:
-    patient, hasty = own_bus.publisher(deadline=WAIT_SECONDS), own_bus.publisher(deadline=0.4)
+    patient, hasty = own_bus.publisher(deadline=WAIT_SECONDS), own_bus.publisher()
     late = [frame for n in (3, 4) for frame in frames_of(message("t", {"n": n}))]
     with capture_logs() as lines, Looper(own_bus, forward) as looper:
         hasty.publish("g1", frames_of(message("t", {"n": 0})))
         patient.publish("g1", frames_of(message("t", {"n": 1})))
         wait_until(lambda: bool(own_bus.raw.exists(own_bus.log("out"))) and own_bus.logged("out") == [0, 1])
-        tries = counted(looper)
+        tries, silences = counted(looper), unanswered(hasty)
         with outage(own_bus, own_server, proxy):  # type: ignore[attr-defined]
             began = time.monotonic()
             waiting = threading.Thread(target=patient.publish, args=("g1", frames_of(message("t", {"n": 2}))))
             waiting.start()
-            with pytest.raises(PublishUnavailableError) as failed:
+            with hurried(hasty, 0.4), pytest.raises(PublishUnavailableError) as failed:
                 hasty.publish("g1", late)
             wait_until(lambda: looper.pump.away is not None and len(tries) > 3)
             away = looper.pump.away
-            lasted = time.monotonic() - began
+            lasted, silent = time.monotonic() - began, bool(silences)
             assert waiting.is_alive()
         ended = time.monotonic()
         wait_until(lambda: 2 in own_bus.logged("out"))
@@ -198,8 +199,8 @@ def test_who_reads_and_who_writes_come_back_by_themselves(
         found = own_bus.logged()
         error = failed.value
         assert (error.stored, error.unknown + error.not_stored) == ([], [frame.message_id for frame in late])
-        if outage not in (killed, locked, full):  # their end may be seen before or after the request went out
-            assert bool(error.unknown) == (outage in SILENT)
+        assert bool(error.unknown) == silent
+        assert error.unknown or outage not in SILENT
         assert error.unknown or set(found) <= {0, 1, 2}
         hasty.publish("g1", late)
         wait_until(lambda: sorted(own_bus.logged("out")) == [0, 1, 2, 3, 4])
@@ -210,7 +211,24 @@ def test_who_reads_and_who_writes_come_back_by_themselves(
     assert len(tries) < 10 + lasted / 0.2
     assert re.search(OUTAGES[outage], f"{away.reason}")
     told = Counter(line["event"] for line in lines)
-    assert 3 <= told["bus_lost"] <= 6  # once for each of the three (or twice), not for each attempt
+    assert 3 <= told["bus_lost"] <= 6 + 2 * lasted  # once for each of the three (or twice), not for each attempt
+
+
+def unanswered(publisher: Publisher) -> list[BackendUnavailableError]:
+    """Why requests to store something, from now on, got no answer; a slow machine may be the reason."""
+    silences: list[BackendUnavailableError] = []
+    store = publisher._store
+
+    def noted(namespace: str, frames: Sequence[Frame], *, again: bool = False) -> None:
+        try:
+            store(namespace, frames, again=again)
+        except BackendUnavailableError as error:
+            if not (again or isinstance(error, BackendNotReadyError)):
+                silences.append(error)
+            raise
+
+    publisher._store = noted  # type: ignore[method-assign]
+    return silences
 
 
 def counted(looper: Looper) -> list[float]:
