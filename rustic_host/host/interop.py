@@ -16,7 +16,7 @@ from rustic_host.messaging.redis.bridge import Bridge
 from rustic_host.telemetry.logs import get_logger
 
 CATCH_UP_SECONDS = 10.0
-"""How long a guild waits at its start for what was published while no host ran; the import goes on afterwards."""
+"""How long a guild waits at its start for an import that gets on with nothing, its server being away, say."""
 
 log = get_logger(__name__)
 
@@ -43,14 +43,22 @@ class Interop:
         return next((bridge.error for bridge in self._bridges if bridge.error), None)
 
     async def start(self) -> None:
-        """Begin, and wait until what is stored is imported, so that groups are made behind it; not for ever."""
+        """Begin, and wait until what is stored is imported, so that groups are made behind what Rustic AI has handled.
+
+        That takes minutes for a million messages, once.
+        """
         for bridge in self._bridges:
             bridge.start()
-        caught_up = await asyncio.gather(
-            *(asyncio.to_thread(bridge.catch_up, CATCH_UP_SECONDS) for bridge in self._bridges)
-        )
-        if not all(caught_up):
-            log.warning("import_goes_on", guild=self._guild, error=self.error)
+        await asyncio.gather(*(self._caught_up(bridge) for bridge in self._bridges))
+
+    async def _caught_up(self, bridge: Bridge) -> None:
+        """Wait for it as long as it gets on; a server that is away holds nobody up."""
+        imported = -1
+        while bridge.imported > imported:
+            imported = bridge.imported
+            if await asyncio.to_thread(bridge.catch_up, CATCH_UP_SECONDS):
+                return
+            log.warning("import_goes_on", guild=self._guild, imported=bridge.imported, error=bridge.error)
 
     async def stop(self) -> None:
         """End; harmless to repeat."""

@@ -18,7 +18,9 @@ COMMANDS: list[list[str]] = [
 ]
 NAMESPACE = "guild-123"
 TOPICS = ("updates", "audit", "dead_letter_queue")
-WRITES = [command for command in COMMANDS if command[0] in ("SET", "ZADD", "PUBLISH")]
+WRITES = [
+    command for command in COMMANDS if command[0] in ("SET", "ZADD", "PUBLISH") and not command[1].startswith("eo:pos:")
+]
 STORED = [command for command in COMMANDS if command[0] == "ZADD"]
 TIMES = {"live": 1, "each retried": 2}
 
@@ -62,6 +64,20 @@ def test_so_do_those_that_came_while_no_host_ran(guild: Bus) -> None:
     with bridged(guild, TOPICS), reading.client(*TOPICS):
         reading.wait(len(STORED))
     assert len(reading.messages) == len(STORED)
+
+
+@pytest.mark.parametrize("handled", [0, 1, 2])
+def test_who_it_ran_before_goes_on_behind_what_it_has_handled(guild: Bus, handled: int) -> None:
+    """Its client agent-b stood behind one message on updates, then behind both; on audit it never read."""
+    positions = [command for command in COMMANDS if command[:2] == ["SET", f"eo:pos:agent-b:{NAMESPACE}:updates"]]
+    assert len(positions) == 2
+    replay(guild, [*WRITES, *positions[:handled]])
+    with bridged(guild, TOPICS):
+        read = guild.consumer("agent-b", ["updates", "audit"]).read()
+    bodies = [(entry.topic, entry.body) for entry in read]
+    updates = [(command[1].partition(":")[2], command[3].encode()) for command in STORED if "updates" in command[1]]
+    audit = [("audit", command[3].encode()) for command in STORED if "audit" in command[1]]
+    assert sorted(bodies) == sorted([*updates[handled:], *audit])
 
 
 def test_what_it_stored_is_left_as_it_is(guild: Bus) -> None:

@@ -8,6 +8,7 @@ import pytest
 from rustic_host.errors import ConfigError
 from rustic_host.guild.dsl import GuildSpec
 from rustic_host.host.interop import Interop, is_wanted
+from rustic_host.messaging import RedisBackendConfig
 from rustic_host.messaging.redis.retention import Bounds, Janitor
 from tests.messaging.bus import Bus, wait_until
 from tests.messaging.redis import foreign
@@ -99,3 +100,36 @@ def test_a_server_that_is_away_holds_nobody_up_for_ever(bus: Bus, monkeypatch: p
         await interop.stop()
 
     asyncio.run(scenario())
+
+
+class FakeBridge:
+    """Gets on with its import for so many waits, and is done at the last, or never."""
+
+    error = "not connected yet"
+
+    def __init__(self, waits: int, *, ends: bool) -> None:
+        self.imported = self.asked = 0
+        self._waits, self._ends = waits, ends
+
+    def start(self) -> None:
+        return
+
+    def catch_up(self, timeout: float) -> bool:
+        self.asked += 1
+        if self.asked < self._waits:
+            self.imported += 1
+        return self._ends and self.asked == self._waits
+
+
+@pytest.mark.parametrize(("waits", "ends"), [(1, True), (5, True), (5, False)])
+def test_an_import_is_waited_for_as_long_as_it_gets_on(monkeypatch: pytest.MonkeyPatch, waits: int, ends: bool) -> None:
+    """Else groups would be made in the middle of what Rustic AI has handled, and the rest be handled again."""
+    bridges: list[FakeBridge] = []
+
+    def make(*_: object, **__: object) -> FakeBridge:
+        bridges.append(FakeBridge(waits, ends=ends))
+        return bridges[-1]
+
+    monkeypatch.setattr("rustic_host.host.interop.Bridge", make)
+    asyncio.run(Interop(RedisBackendConfig(url="unix:///nowhere"), guild(), tuple).start())
+    assert [bridge.asked for bridge in bridges] == [waits, waits]

@@ -60,3 +60,20 @@ def _python_3_13() -> Path | None:
 
 def _run(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=600, check=False)
+
+
+READER = """
+import sys, threading
+from rustic_ai.core.messaging import MessagingConfig, MessagingInterface, SimpleClient
+
+port, namespace, name, topic = sys.argv[1:]
+backend = {"redis_client": {"host": "localhost", "port": int(port), "ssl": False}}
+bus = MessagingInterface(namespace, MessagingConfig(
+    backend_module="rustic_ai.redis.messaging.backend", backend_class="RedisMessagingBackend", backend_config=backend))
+client = SimpleClient(name, name, lambda message: print(f"handled {message.payload}", flush=True))
+bus.register_client(client)
+bus.subscribe(topic, client)
+print("reads", flush=True)
+threading.Event().wait()
+"""
+"""Handles the messages of one topic as the client ``name``, until it is killed."""

@@ -62,6 +62,27 @@ def test_what_others_publish_is_handled_also_what_came_before_and_counted(theirs
         assert host.stop() == 0
 
 
+def test_what_rustic_ai_has_handled_is_not_handled_again(theirs: RedisServer, tmp_path: Path) -> None:
+    """Its positions are taken over at the first start; the second has its own."""
+    with (
+        Bus(theirs.url, "g") as bus,
+        HostProcess([spec(tmp_path)], options=[*ANY_PORT, "--redis", theirs.url]) as host,
+    ):
+        old = [foreign.foreign_message(n, "in", behind_ms=1000 * (5 - n)) for n in range(5)]
+        for message in old:
+            foreign.store(bus, message, "in")
+        bus.raw.set("eo:pos:g$echo:g:in", str(old[2].id))
+        host.start()
+        assert answered(host, 2) == [3, 4]
+        assert "continues_after_rustic_ai" in host.process.output
+        assert host.stop() == 0
+        bus.raw.set("eo:pos:g$echo:g:in", str(old[4].id))
+        foreign.store(bus, foreign.foreign_message(5, "in", behind_ms=60_000), "in")
+        host.start()
+        assert answered(host, 3) == [3, 4, 5]
+        assert host.stop() == 0
+
+
 def test_switched_off_nothing_of_others_is_read(theirs: RedisServer, tmp_path: Path) -> None:
     path = spec(tmp_path, interop=False)
     with (

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.messaging.bus import Bus
 from tests.system.demo import ANY_PORT
 from tests.system.host import HostProcess
 from tests.system.process import LoggedProcess
-from tests.system.rustic_ai import PEER, rustic_ai_python
+from tests.system.rustic_ai import PEER, READER, rustic_ai_python
 from tests.system.servers import free_port, redis_server
 from tests.system.test_interop import answered, spec
+from tests.system.waiting import until
 
 
 @pytest.mark.long
@@ -40,3 +42,33 @@ def test_a_rustic_ai_process_and_our_agents_hear_each_other_once(tmp_path: Path)
             early.wait_for_line(f'got {{"n": {n}}}')
         assert early.output.count(" got ") == 6
         assert host.status()["guilds"][0]["interop"]["imported"] == 5
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_an_agent_that_rustic_ai_ran_goes_on_where_it_stood_there(tmp_path: Path) -> None:
+    """It is killed there with messages unhandled; those, and no others, are handled here."""
+    python, port = rustic_ai_python(tmp_path), free_port()
+    url = f"redis://localhost:{port}"
+
+    def peer(name: str, *words: str) -> LoggedProcess:
+        return LoggedProcess([str(python), "-c", *words], log=tmp_path / f"{name}.log")
+
+    with redis_server(tmp_path, extra=["--port", str(port)]), Bus(url, "g") as bus:
+        with (
+            peer("echo", READER, str(port), "g", "g$echo", "in") as there,
+            peer("sender", PEER, str(port), "g", "sender", "201", "1", "2", "3") as sender,
+        ):
+            there.wait_for_line("reads")
+            sender.wait_for_line("has published")
+            there.wait_for_line("handled {'n': 3}")
+            last = json.loads(bus.raw.zrange("g:in", -1, -1)[0])["id"]
+            until(lambda: bus.raw.get("eo:pos:g$echo:g:in"), lambda found: found == str(last).encode())
+        with peer("later", PEER, str(port), "g", "later", "202", "4", "5") as later:
+            later.wait_for_line("has published")
+        with HostProcess([spec(tmp_path)], options=[*ANY_PORT, "--redis", url]) as host:
+            host.start()
+            assert answered(host, 2) == [4, 5]
+            assert "continues_after_rustic_ai" in host.process.output
+            host.cli("send", "g", "in", json.dumps({"n": 6}))
+            assert answered(host, 3) == [4, 5, 6]

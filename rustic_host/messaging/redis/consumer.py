@@ -32,6 +32,7 @@ from rustic_host.messaging.redis.opening import check_policy, open_namespace
 from rustic_host.messaging.redis.outward import in_own_slot
 from rustic_host.messaging.redis.publisher import frame_args, frame_keys
 from rustic_host.messaging.redis.readers import said_of_reader
+from rustic_host.messaging.redis.rustic_ai_positions import Newcomer, take_over
 from rustic_host.messaging.redis.wakes import Wakes
 from rustic_host.messaging.state_changes import StateChanges, Watch
 from rustic_host.telemetry.logs import get_logger
@@ -135,6 +136,7 @@ class Consumer:
 
     def subscribe(self, topics: Sequence[str]) -> None:
         """Read these topics, and no others, from now on; in force when it returns."""
+        self._take_over_from_rustic_ai(topics)
         logs = {topic: self._log(topic) for topic in topics}
         args: list[Argument] = [self._token, self.client_id, self._start, said_of_reader(self._connection, logs)]
         own = self._client_key, self._keys.readers_key(self.namespace)
@@ -251,6 +253,11 @@ class Consumer:
             self._claimed = self._suspects = True
             self._former_token = token
         return former
+
+    def _take_over_from_rustic_ai(self, topics: Sequence[str]) -> None:
+        homes = {topic: home_of(topic, self.namespace, self._shared) for topic in topics}
+        who = Newcomer(self.namespace, self.client_id, self._token, CONSUMER)
+        take_over(self._link, self._keys, who, {t: (h, self._keys.topic_keys(h, t)) for t, h in homes.items()})
 
     def _end_former(self, former: bytes) -> None:
         """End the reader that owned the client before: a stopped twin's blocked read would swallow messages (B1)."""

@@ -62,6 +62,10 @@ class Keys:
         """HASH of one durable client: owner token, reader's connection, marks of its groups, attempts."""
         return f"{self.prefix}rustic-host:{namespace}:client:{client_id}"
 
+    def position_key(self, client_id: str, namespace: str, topic: str) -> str:
+        """STRING, id of the message of a topic that a client of Rustic AI handled last; only ever read by us."""
+        return f"{self.prefix}eo:pos:{client_id}:{namespace}:{topic}"
+
     def state_key(self, namespace: str, client_id: str) -> str:
         """HASH ``version``, ``state`` (JSON), ``timers`` (JSON): what one client keeps, written in its commits."""
         return f"{self.prefix}rustic-host:{namespace}:state:{client_id}"
