@@ -9,17 +9,18 @@ from typing import Any
 from redis import exceptions as redis_errors
 from redis.crc import key_slot
 
-from rustic_host.errors import BackendRefusedError, BackendUnavailableError
+from rustic_host.errors import BackendNotReadyError, BackendRefusedError, BackendUnavailableError
 from rustic_host.messaging.redis.config import Node, RedisBackendConfig
 
 SEED_SECONDS = 1.0
 """How long one node may take to say where the others are, before the next one is asked."""
 
 
-def find_node(config: RedisBackendConfig) -> Node | None:
+def find_node(config: RedisBackendConfig, *, known: bool = False) -> Node | None:
     """The node that serves the settings' route (any, if they have none); None when they are of no cluster.
 
     Raises:
+        BackendNotReadyError: a cluster that has let us in before (``known``) does so no more.
         BackendUnavailableError: no node answers, or nobody serves that slot now.
         BackendRefusedError: the server is no node of a cluster, or refuses us.
     """
@@ -30,6 +31,8 @@ def find_node(config: RedisBackendConfig) -> Node | None:
         try:
             return _owner(config, seed, _slots(config, seed))
         except (redis_errors.AuthenticationError, redis_errors.NoPermissionError) as error:
+            if known and isinstance(error, redis_errors.AuthenticationError):
+                raise BackendNotReadyError(f"{config.shown()} is not ready, it does not let us in: {error}") from error
             raise BackendRefusedError(f"{config.shown()} refuses us: {error}") from error
         except (redis_errors.ConnectionError, redis_errors.TimeoutError, BackendUnavailableError, OSError) as error:
             failures.append(f"{seed.host}:{seed.port}: {error}")

@@ -112,7 +112,7 @@ class Link:
     def connect(self) -> None:
         """Make the connection anew."""
         self.close()
-        pool = self.config.pool(find_node(self.config), client_name=self.name, **self._limits())
+        pool = self.config.pool(find_node(self.config, known=self._known), client_name=self.name, **self._limits())
         connection = pool.connection_class(**pool.connection_kwargs)
         with mapped_errors(self.where, known=self._known):
             connection.connect()

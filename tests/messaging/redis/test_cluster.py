@@ -3,8 +3,10 @@
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from redis.crc import key_slot
@@ -28,7 +30,7 @@ from rustic_host.messaging.redis.publisher import Publisher
 from rustic_host.messaging.redis.relay import CLIENT as RELAY
 from rustic_host.messaging.redis.relay import Relay
 from rustic_host.messaging.redis.retention import EXPIRE, Bounds, Janitor
-from tests.messaging.bus import CLIENT, GENERATOR, Bus, Looper, forward, message, numbers, wait_until
+from tests.messaging.bus import CLIENT, GENERATOR, WAIT_SECONDS, Bus, Looper, forward, message, numbers, wait_until
 from tests.messaging.conftest import binary_of
 from tests.messaging.redis import foreign
 from tests.messaging.redis.test_letters import give_up
@@ -285,6 +287,55 @@ def test_retention_cuts_the_relay_and_the_inbox(here: Bus, there: Bus) -> None:
         janitor.close()
         assert bus.raw.xlen(keys.log) == 5
         assert 5 <= bus.raw.zcard(keys.store) == bus.raw.zcard(keys.seen) < 20  # those of one millisecond stay together
+
+
+# ---- passwords that change -----------------------------------------------------------------------------------------
+
+
+def everywhere(cluster: RedisCluster, *command: str) -> None:
+    """Run it on each node, as its default user."""
+    for node in cluster.nodes:
+        with node.client() as client:
+            client.execute_command(*command)
+
+
+def end_connections(cluster: RedisCluster, user: str) -> None:
+    everywhere(cluster, "CLIENT", "KILL", "USER", user)
+
+
+def test_a_user_who_is_locked_out_for_a_while_comes_back_by_itself(cluster: RedisCluster) -> None:
+    user, password = f"u{uuid4().hex[:8]}", "s3cret"
+    everywhere(cluster, "ACL", "SETUSER", user, "on", f">{password}", "~*", "&*", "+@all")
+    url = cluster.url.replace("://", f"://{user}:{password}@")
+    with Bus(url, cluster.guild_on(1)) as bus, Bus(cluster.url, bus.namespace) as outside:
+        with Looper(bus, forward) as looper, ThreadPoolExecutor() as pool:
+            bus.publish(1)
+            looper.wait_seen(1)
+            waiting = bus.publisher(deadline=30.0)
+            waiting.publish(bus.namespace, frames_of(message("t", {"n": 2})))
+            for change, back in (
+                ([f"<{password}", ">another"], [f">{password}"]),  # another password
+                (["off"], ["on"]),  # no user at all
+            ):
+                everywhere(cluster, "ACL", "SETUSER", user, *change)
+                end_connections(cluster, user)
+                sent = pool.submit(waiting.publish, bus.namespace, frames_of(message("t", {"n": len(change)})))
+                wait_until(lambda: "does not let us in" in str(looper.pump.away))
+                assert password not in str(looper.pump.away)
+                seen = looper.seen
+                everywhere(cluster, "ACL", "SETUSER", user, *back)
+                sent.result(WAIT_SECONDS)
+                looper.wait_seen(seen + 1)
+        wait_until(lambda: len(outside.logged("out")) == 4)
+        assert looper.failure is None
+        assert outside.logged("out") == [1, 2, 2, 1]
+
+
+def test_a_user_who_was_never_let_in_is_refused_at_once(cluster: RedisCluster) -> None:
+    config = RedisBackendConfig(url=cluster.url.replace("://", "://nobody:s3cret@")).at("{g}")
+    with pytest.raises(BackendRefusedError, match="refuses us") as refused:
+        Link(config, "test").connect()
+    assert "s3cret" not in str(refused.value)
 
 
 # ---- slots that move, nodes that die -------------------------------------------------------------------------------
