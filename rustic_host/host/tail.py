@@ -6,16 +6,17 @@ Pub/Sub is only the doorbell here: what is read comes from the logs, so a cut co
 import asyncio
 import random
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
 from pydantic_core import to_json
 from redis.exceptions import RedisError
 
-from rustic_host.errors import BackendUnavailableError, UnknownPositionError
+from rustic_host.errors import BackendRefusedError, BackendUnavailableError, UnknownMessageError, UnknownPositionError
 from rustic_host.messaging import Message, counts
 from rustic_host.messaging.redis.keys import RELAY_TOPIC, Keys
+from rustic_host.messaging.redis.link import mapped_errors
 from rustic_host.web.tasks import end_tasks
 
 PAGE = 256
@@ -75,7 +76,10 @@ class Tail:
 
         Raises:
             BackendUnavailableError: the server is away; of a patient one before the first item only.
+            BackendRefusedError: the server refuses for good: a log's key is of another type, say.
             UnknownPositionError: there can be no such position; raised before the first item.
+            UnknownMessageError: the message, or what comes after the entry, is in none of the topics; before the first
+                item too.
         """
         began, delay = False, 0.0
         while True:
@@ -89,12 +93,32 @@ class Tail:
                             yield item
                         began = True
             except (RedisError, OSError) as error:
-                if not (began and self._patient):
-                    raise BackendUnavailableError(f"tail of {self._namespace}: {error}") from error
+                await self._judge(error, began)
                 if not delay:
                     yield Notice.of(f"{self._namespace}: the bus is away, waiting for it: {error}")
                 delay = min(delay * 2 or RETRY_SECONDS, RETRY_MAX_SECONDS)
                 await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+
+    async def _judge(self, error: Exception, began: bool) -> None:
+        """Raises what ends the reading; the others pass."""
+        where = f"tail of {self._namespace}"
+        if str(error).startswith("WRONGTYPE"):
+            raise BackendRefusedError(f"{where}: {await self._no_log()}") from error
+        try:
+            with mapped_errors(where, known=began):
+                raise error
+        except BackendUnavailableError:
+            if not (began and self._patient):
+                raise
+
+    async def _no_log(self) -> str:
+        """Which of the keys is none of the right type."""
+        wanted = dict.fromkeys(map(self._log, self._position), "stream")
+        for key, right in {self._keys.counts_key(self._namespace): "hash", **wanted}.items():
+            kind = (await self._redis.type(key)).decode()
+            if kind not in (right, "none"):
+                return f"key {key} is of a wrong type: {kind}, not {right}"
+        return "a key was of a wrong type"
 
     async def _followed(self, again: bool) -> AsyncGenerator[bytes, None]:
         """The items of one connection: :data:`STARTED` when reading has begun, and messages from where it was."""
@@ -139,33 +163,45 @@ class Tail:
     async def _begin(self) -> None:
         if self._all:
             self._position = dict.fromkeys(await self._known_topics(), "")
-        for topic in self._position:
-            self._position[topic] = await self._first_position(topic)
-
-    async def _first_position(self, topic: str) -> str:
+        ends = {topic: await self._last_id(topic) for topic in self._position}
         if self._start is None:
-            return await self._last_id(topic)
-        if self._start == "start":
-            return "0"
-        found = _POSITION.fullmatch(self._start)
+            self._position = ends
+        elif self._start == "start":
+            self._position = dict.fromkeys(ends, "0")
+        else:
+            self._position = await self._after(self._start, ends)
+
+    async def _after(self, start: str, ends: Mapping[str, str]) -> dict[str, str]:
+        """By topic the position after a message, or an entry; topics that have it not begin at their end."""
+        found = _POSITION.fullmatch(start)
         if found is None or any(int(part) >= 1 << 64 for part in found.groups("0")):
-            raise UnknownPositionError(f"--from takes start, a message id or a log entry id, not {self._start!r}")
-        return self._start if found[2] else await self._after_message(topic, int(found[1]))
+            raise UnknownPositionError(f"--from takes start, a message id or a log entry id, not {start!r}")
+        where = ", ".join(ends) or "any topic"
+        if found[2]:
+            # What was in a log that is empty now, nobody knows.
+            if all(end != "0" and _arrival(end) < _arrival(start) for end in ends.values()):
+                raise UnknownMessageError(f"no log entry {start} in {where}: all are older")
+            return dict.fromkeys(ends, start)
+        entries = {topic: await self._entry_of(topic, int(start)) for topic in ends}
+        if not any(entries.values()):
+            raise UnknownMessageError(
+                f"no message {start} in {where}, or no more; --from start shows all that is there"
+            )
+        return {topic: entries[topic] or end for topic, end in ends.items()}
 
     async def _last_id(self, topic: str) -> str:
         newest = await self._redis.xrevrange(self._log(topic), count=1)
         return newest[0][0].decode() if newest else "0"
 
-    async def _after_message(self, topic: str, message_id: int) -> str:
-        """Entry of the message, found from the newest backwards; the topic's end when it is not there."""
+    async def _entry_of(self, topic: str, message_id: int) -> str | None:
+        """Entry of the message, found from the newest backwards; None when it is not there."""
         wanted, last = f'"id":{message_id},'.encode(), "+"
-        end = await self._last_id(topic)
         while page := await self._redis.xrevrange(self._log(topic), max=last, count=PAGE):
             for entry_id, fields in page:
                 if wanted in fields[b"m"] and _id_of(fields[b"m"]) == message_id:
                     return str(entry_id.decode())
             last = f"({page[-1][0].decode()}"
-        return end
+        return None
 
     async def _read(self) -> list[bytes]:
         if self._all:
@@ -178,7 +214,7 @@ class Tail:
         rows: list[tuple[tuple[int, ...], bytes]] = []
         for log, entries in await self._redis.xread(streams, count=PAGE):
             self._position[names[log]] = entries[-1][0].decode()
-            rows += ((_arrival(entry_id), fields[b"m"]) for entry_id, fields in entries)
+            rows += ((_arrival(entry_id.decode()), fields[b"m"]) for entry_id, fields in entries)
         return [body for _, body in sorted(rows)]
 
     async def _known_topics(self) -> list[str]:
@@ -198,5 +234,5 @@ def _id_of(body: bytes) -> object:
         return None
 
 
-def _arrival(entry_id: bytes) -> tuple[int, ...]:
-    return tuple(int(part) for part in entry_id.split(b"-"))
+def _arrival(entry_id: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in entry_id.split("-"))

@@ -13,7 +13,12 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
 
-from rustic_host.errors import BackendUnavailableError, UnknownPositionError
+from rustic_host.errors import (
+    BackendRefusedError,
+    BackendUnavailableError,
+    UnknownMessageError,
+    UnknownPositionError,
+)
 from rustic_host.host import tail as tail_module
 from rustic_host.host.tail import STARTED, Notice, Tail
 from rustic_host.messaging.delivery import frames_of
@@ -100,11 +105,84 @@ def test_after_a_log_entry_or_a_message(bus: Bus) -> None:
         for start in (entry_id, str(sent[1].id)):
             tail = await follow("t", start=start)
             assert await tail.numbers(2) == [2, 3]
-        tail = await follow("t", start="12345")  # a message that is not there
+        last = bus.raw.xrevrange(bus.log(), count=1)[0][0].decode()
+        tail = await follow("t", start=last)
         await in_thread(bus.publish, 4)
         assert await tail.numbers(1) == [4]
+        for topics in (("t", "other"), ()):  # who has it not is read from its end on
+            tail = await follow(*topics, start=str(sent[2].id))
+            assert await tail.numbers(2) == [3, 4]
 
     run(bus, scenario)
+
+
+@pytest.mark.parametrize(
+    ("start", "topics", "text"),
+    [
+        ("12345", ("t", "u"), "no message 12345 in t, u, or no more; --from start shows what is"),
+        ("12345", (), "no message 12345 in t, or no more"),
+        ("12345", ("u",), "no message 12345 in u, or no more"),
+        ("99999999999999-0", ("t",), "no log entry 99999999999999-0 in t: all are older"),
+    ],
+)
+def test_a_message_that_is_not_there_is_not_waited_for(
+    bus: Bus, start: str, topics: tuple[str, ...], text: str
+) -> None:
+    bus.publish(1)
+
+    async def scenario(follow: Follow) -> None:
+        with pytest.raises(UnknownMessageError, match=text) as caught:
+            await follow(*topics, start=start)
+        assert caught.value.exit_code == 66
+
+    run(bus, scenario)
+
+
+def test_an_entry_that_an_empty_log_may_have_had_is_read_on_from(bus: Bus) -> None:
+    bus.publish(1)
+    entry_id = bus.raw.xrange(bus.log())[0][0].decode()
+    bus.raw.xtrim(bus.log(), maxlen=0)
+
+    async def scenario(follow: Follow) -> None:
+        tail = await follow("t", "u", start=entry_id)
+        await in_thread(bus.publish, 2)
+        assert await tail.numbers(1) == [2]
+
+    run(bus, scenario)
+
+
+@pytest.mark.parametrize("start", [None, "start", "12345"])
+@pytest.mark.parametrize("topics", [(), ("u", "t")])
+@pytest.mark.parametrize("patient", [True, False])
+def test_a_log_of_a_wrong_type_is_named_and_not_waited_for(
+    bus: Bus, start: str | None, topics: tuple[str, ...], patient: bool
+) -> None:
+    bus.publish(1)
+    bus.raw.delete(bus.log())
+    bus.raw.set(bus.log(), "what is none")
+
+    async def scenario() -> None:
+        async with redis_async.Redis.from_url(bus.config.connection_url()) as connection:
+            items = Tail(connection, PLAIN, bus.namespace, topics, start, patient=patient).items()
+            with pytest.raises(BackendRefusedError) as caught:
+                async for _ in items:
+                    pass
+            assert f"key {bus.log()} is of a wrong type: string, not stream" in str(caught.value)
+
+    asyncio.run(asyncio.wait_for(scenario(), WAIT_SECONDS))
+
+
+def test_a_log_that_turns_into_something_else_ends_it(bus: Bus) -> None:
+    async def scenario() -> None:
+        async with redis_async.Redis.from_url(bus.config.connection_url()) as connection:
+            items = Tail(connection, PLAIN, bus.namespace, ["t"], None, patient=True).items()
+            assert await anext(items) == STARTED
+            await in_thread(bus.raw.set, bus.log(), "what is none")
+            await in_thread(bus.raw.publish, f"{bus.namespace}:t", "")
+            with pytest.raises(BackendRefusedError, match="wrong type"):
+                await asyncio.wait_for(anext(items), WAIT_SECONDS)
+
+    asyncio.run(scenario())
 
 
 def test_a_message_that_mentions_another_is_not_taken_for_it(bus: Bus) -> None:
