@@ -56,6 +56,9 @@ class Source(Protocol):
     def begin_attempt(self, entry: Entry, number: int) -> None:
         """Store that an attempt after the first begins, so that one that ends the process is counted."""
 
+    def attempt_failed(self, entry: Entry) -> None:
+        """So many attempts as ``entry.begun`` says have failed; it says so when it is read again as pending."""
+
     def resync(self) -> Kept:
         """Forget what is in hand; what is stored."""
 
@@ -109,7 +112,6 @@ class Pump:
         self._order = order
         self._watch = watch or Watch("", StateChanges())
         self._held = Held[Entry](clock)
-        self._failed: dict[tuple[str, str], int] = {}
         self._alone = self._refused = self._hindered = False
         self._uncommitted: list[Result] = []
         self._sending_early = threading.Lock()
@@ -268,8 +270,6 @@ class Pump:
 
         A held topic brings nothing new: when it does bring something, all that is pending has been read again.
         """
-        if self._failed:  # what is pending may have been read again
-            entries = [self._with_attempts(entry) for entry in entries]
         if self._held:
             self._held.forget({entry.topic for entry in entries})
             aside = {entry[:2] for entry in self._held.aside}  # it comes again when all that is pending is read again
@@ -351,17 +351,12 @@ class Pump:
         if isinstance(result, Later):
             self._put_off(entry, result)
             return None
-        if self._failed:
-            self._failed.pop((entry.topic, entry.entry_id), None)
         return result
-
-    def _with_attempts(self, entry: Entry) -> Entry:
-        return entry._replace(begun=max(entry.begun, self._failed.get((entry.topic, entry.entry_id), 0)))
 
     def _put_off(self, entry: Entry, answer: Later) -> None:
         if answer.failed:
             entry = entry._replace(begun=entry.begun + 1)
-            self._failed[entry.topic, entry.entry_id] = entry.begun
+            self._source.attempt_failed(entry)
         if answer.holds:
             self._held.hold(entry.topic, entry, answer.seconds)
         else:

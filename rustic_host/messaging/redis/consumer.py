@@ -233,6 +233,10 @@ class Consumer:
         self._checked(self._link.run(ATTEMPT, [self._client_key], args))
         self._attempts.note(entry, number)
 
+    def attempt_failed(self, entry: Entry) -> None:
+        """Remember that so many attempts as the entry says have failed, for when it is read again as pending."""
+        self._attempts.failed(entry)
+
     def wake(self) -> None:
         """End a waiting :meth:`read` early; safe in a signal handler and from any thread."""
         self._wakes.wake()
@@ -365,6 +369,7 @@ class Consumer:
             while page := self._page(log, last):
                 entries += (self._attempts.seen_before(_entry(topic, row), by_another=self._suspects) for row in page)
                 last = page[-1][0].decode()
+        self._attempts.keep(entries, self._logs)
         if orphans := self._early.take_orphans(self._logs, entries):
             self._link.call("HDEL", self._early_key, *orphans)
         self._reread = self._suspects = False

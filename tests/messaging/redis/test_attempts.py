@@ -9,13 +9,14 @@ import pytest
 
 from rustic_host.errors import BackendUnavailableError, OwnershipLostError
 from rustic_host.messaging import Message, MessagingInterface, SimpleClient
-from rustic_host.messaging.delivery import Failed
+from rustic_host.messaging.delivery import Entry, Failed, frames_of
 from rustic_host.messaging.handling import Reading
 from rustic_host.messaging.pump import Pump
 from rustic_host.messaging.redis.consumer import Consumer
 from rustic_host.messaging.redis.keys import PLAIN
+from rustic_host.messaging.redis.positions import Positions
 from rustic_host.messaging.retry import RetryPolicy
-from tests.messaging.bus import CLIENT, Bus, forward, message, wait_until
+from tests.messaging.bus import CLIENT, WAIT_SECONDS, Bus, forward, message, number, wait_until
 from tests.messaging.test_interface import interface_of, sent_by
 
 QUICK = RetryPolicy(3, chance=lambda: 0.0)
@@ -160,6 +161,53 @@ def test_attempts_are_counted_on_when_pending_is_read_again(bus: Bus) -> None:
         bus.publish(0)
         wait_until(lambda: bool(bus.letters()))
     assert tried == [0] * 4
+
+
+@pytest.mark.parametrize("skipped", [False, True])
+def test_after_a_seek_back_a_message_has_all_its_attempts_again(bus: Bus, skipped: bool) -> None:
+    """The worker that counted them runs on; the last attempt before was not stored."""
+    tried: list[Any] = []
+    failed_twice, moved = threading.Event(), threading.Event()
+    client_id = f"{bus.namespace}$a"
+
+    def handle(received: Message, client: SimpleClient) -> None:
+        tried.append(received.payload["n"])
+        if len(tried) == 2:
+            failed_twice.set()
+            assert moved.wait(WAIT_SECONDS)
+        raise ValueError("never")
+
+    bus.publish(0)
+    with reading(bus, handle, QUICK):
+        assert failed_twice.wait(WAIT_SECONDS)
+        its = Positions(bus.publisher(), bus.namespace)
+        if skipped:
+            (entry,) = (Entry("t", row[0].decode(), row[1][b"m"]) for row in bus.raw.xrange(bus.log()))
+            its.skip(client_id, entry, frames_of(message("dead_letter_queue", {"n": 9}))[0])
+        its.seek(client_id, "start")
+        moved.set()
+        wait_until(lambda: bus.outcomes()["failed"] == 1)
+    assert tried == [0] * 6
+    assert bus.letters()[-1]["payload"]["attempts"] == 4
+    assert not tries(bus, client_id)
+
+
+def test_what_was_skipped_is_not_counted_on(bus: Bus) -> None:
+    """An entry whose failures were not stored; the one behind it keeps its own."""
+    bus.publish(0, 1)
+    consumer = bus.consumer()
+    first, second = consumer.read()
+    for entry in (first, second):
+        consumer.attempt_failed(entry._replace(begun=1))
+    letter = frames_of(message("dead_letter_queue", {"n": 9}))[0]
+    Positions(bus.publisher(), bus.namespace).skip(CLIENT, first, letter)
+    for _ in range(2):
+        consumer.open(["t"])
+        assert [(number(each), each.begun) for each in consumer.read()] == [(1, 1)]
+    Positions(bus.publisher(), bus.namespace).seek(CLIENT, "start")
+    for _ in range(2):  # read as new ones, and as pending
+        consumer.open(["t"])
+        assert [(number(each), each.begun) for each in consumer.read()] == [(0, 0), (1, 0)]
 
 
 class Crashing:
