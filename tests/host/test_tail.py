@@ -119,7 +119,7 @@ def test_after_a_log_entry_or_a_message(bus: Bus) -> None:
 @pytest.mark.parametrize(
     ("start", "topics", "text"),
     [
-        ("12345", ("t", "u"), "no message 12345 in t, u, or no more; --from start shows what is"),
+        ("12345", ("t", "u"), "no message 12345 in t, u, or no more; --from start shows all"),
         ("12345", (), "no message 12345 in t, or no more"),
         ("12345", ("u",), "no message 12345 in u, or no more"),
         ("99999999999999-0", ("t",), "no log entry 99999999999999-0 in t: all are older"),
