@@ -21,9 +21,9 @@ class Alarm:
 
     def set(self, keeper: TimeKeeper) -> None:
         """Wait for what ``keeper`` has next, and for nothing else."""
-        seconds = keeper.seconds_to_tick()
         with self._lock:
             self._cancel()
+            seconds = keeper.seconds_to_tick()  # in here: who asked before a change must not set the time after it
             if seconds is None or self._closed:
                 return
             self._waiting = threading.Timer(min(max(seconds, 0.0), MAX_SECONDS), self._fire, [keeper])

@@ -104,7 +104,8 @@ class Scheduling:
                 return
             except RusticHostError as error:
                 self.logger.error("tick_not_published", timer=timer.key, error=str(error))
-            self._ticking.put_off([timer], REPEAT_AFTER_MS)
+            if self._timer_records.get(timer.key) is timer:  # else it was handled before publishing returned
+                self._ticking.put_off([timer], REPEAT_AFTER_MS)
 
     def forget(self, message: Message) -> None:
         """Settle the timer whose message was given up."""

@@ -66,6 +66,7 @@ def test_timers_tick_in_one_process_too(kind: type[InProcessEngine]) -> None:
     while seen.count("rate") < 4 or "once" not in seen:
         seen.append(agent.seen.get(timeout=SECONDS))
     engine.shutdown()
+    assert len(agent._ticking._again) <= 2  # what was handled is forgotten
     assert (seen.count("once"), seen.count("never")) == (1, 0)
     for waiting in alarms():
         waiting.join(SECONDS)
@@ -81,6 +82,26 @@ def test_an_alarm_goes_on_after_what_it_fired_failed() -> None:
         for waiting in alarms():
             waiting.join(SECONDS)
     assert [entry["event"] for entry in logs] == ["ticks_not_published"] * 2
+    alarm.close()
+
+
+def test_who_asked_for_the_time_before_a_change_does_not_set_it_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads: one has published a tick, the other has handled it meanwhile, and knows the next."""
+    alarm, keeper = Alarm(), Keeper(3600, 0.3)
+    handled = threading.Thread(target=alarm.set, args=[keeper])
+    ask = keeper.seconds_to_tick
+
+    def ask_slowly() -> float | None:
+        monkeypatch.setattr(keeper, "seconds_to_tick", ask)
+        seconds = ask()
+        handled.start()
+        handled.join(0.2)  # as long as it likes to take: it must not get through
+        return seconds
+
+    monkeypatch.setattr(keeper, "seconds_to_tick", ask_slowly)
+    alarm.set(keeper)
+    assert keeper.fired.get(timeout=SECONDS) is False
+    handled.join(SECONDS)
     alarm.close()
 
 

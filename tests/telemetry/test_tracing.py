@@ -176,10 +176,10 @@ def _spend_time_with(endpoint: str) -> None:
     for _ in range(3000):  # more than the exporter's queue holds
         with tracer.process("t", parent=_PARENT, attributes={}), tracer.send("u", attributes={}):
             pass
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 50  # waiting for the queue would take two minutes
     began = time.monotonic()
     shutdown_tracing(0.5)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 5
     assert not get_tracer().enabled
 
 
