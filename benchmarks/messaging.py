@@ -5,7 +5,8 @@ few repeats in each process, the median over the rounds. Theirs is rusticai-core
 environment is made when there is none yet (pip takes it from PyPI), and kept in the cache folder. Where that cannot be,
 theirs is "absent", and why is said. What theirs cannot do in reasonable time (a million messages) is left out: "-".
 
-Run: ``.venv/bin/python benchmarks/messaging.py [--rounds 3] [--messages 5000] [--many 1000000] [--crowd 100000]``
+Run: ``.venv/bin/python benchmarks/messaging.py [--rounds 3] [--messages 5000] [--many 1000000] [--crowd 100000]``,
+with ``--only messages`` (or ``publishing``, ``crowds``, ``reads``) for some of the rows.
 """
 
 import argparse
@@ -28,6 +29,8 @@ CACHE = Path.home() / ".cache" / "rustic-host" / "benchmarks"
 SMALL, REPEATS = 1000, 5
 PAYLOAD = {"text": "hello", "number": 1, "tags": ["a", "b"]}
 CLASS = "InMemoryMessagingBackend"
+
+PARTS = ("messages", "publishing", "crowds", "reads")
 
 Row = tuple[str, float]
 
@@ -181,11 +184,17 @@ def measure(options: argparse.Namespace) -> None:
     """One round of one side, printed as JSON."""
     logging.disable(logging.CRITICAL)
     side, times = Side(options.side), options.messages
-    rows = [*messages(side, times), *publishing(side, times if side.ours else times // 10)]
-    for clients in (10, options.crowd) if side.ours else (10,):
-        rows += crowds(side, SMALL, clients)
-    for stored in (SMALL, options.many) if side.ours else (SMALL,):
-        rows += reads(side, times if side.ours else max(5, times // 500), stored)  # theirs: 27 ms each
+    rows: list[Row] = []
+    if "messages" in options.only:
+        rows += messages(side, times)
+    if "publishing" in options.only:
+        rows += publishing(side, times if side.ours else times // 10)
+    if "crowds" in options.only:
+        for clients in (10, options.crowd) if side.ours else (10,):
+            rows += crowds(side, SMALL, clients)
+    if "reads" in options.only:
+        for stored in (SMALL, options.many) if side.ours else (SMALL,):
+            rows += reads(side, times if side.ours else max(5, times // 500), stored)  # theirs: 27 ms each
     print(json.dumps(dict(rows)))
 
 
@@ -217,7 +226,7 @@ def works(python: str) -> bool:
 def one_round(python: str, side: str, options: argparse.Namespace) -> dict[str, float]:
     """What a process of its own measures."""
     sizes = ["--messages", options.messages, "--many", options.many, "--crowd", options.crowd]
-    command = [python, __file__, "--side", side, *map(str, sizes)]
+    command = [python, __file__, "--side", side, *map(str, sizes), "--only", *options.only]
     answer = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     found: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])
     return found
@@ -230,6 +239,7 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=5000)
     parser.add_argument("--many", type=int, default=1_000_000, help="messages stored for the second set of reads")
     parser.add_argument("--crowd", type=int, default=100_000, help="clients there for the second set of comings")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these rows")
     parser.add_argument("--side", choices=["ours", "theirs"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:

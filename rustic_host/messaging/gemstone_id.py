@@ -168,6 +168,12 @@ class GemstoneGenerator:
         MessageError: a setting is out of its range.
     """
 
+    _ms: int
+    _next: int
+    """The next id but for its priority."""
+    _end: int
+    """The first one beyond the block of this millisecond."""
+
     def __init__(
         self,
         machine_id: int,
@@ -182,33 +188,36 @@ class GemstoneGenerator:
         _require("size of sequence_block", size, 1, SEQUENCES - first)
         _require("not_before_ms", not_before_ms, 0, _LAST_CREDIBLE_MS)
         self._machine_id = machine_id
-        self._first = first
-        self._end = first + size
+        self._first, self._size = first, size
         self._clock = clock
         self._lock = threading.Lock()
-        self._ms = max(EPOCH_MS, not_before_ms)
-        self._sequence = first
+        self._begin(max(EPOCH_MS, not_before_ms))
 
     def become(self, other: "GemstoneGenerator") -> None:
         """Go on with the machine id and block of a generator that nobody uses; times still move forward only."""
         with self._lock:
-            self._machine_id, self._first, self._end = other._machine_id, other._first, other._end
-            self._ms, self._sequence = max(self._ms, other._ms) + 1, other._first
+            self._machine_id, self._first, self._size = other._machine_id, other._first, other._size
+            self._begin(max(self._ms, other._ms) + 1)
 
     def get_id(self, priority: Priority = Priority.NORMAL) -> GemstoneID:
         """Return a new id, larger than all before it of the same priority."""
         made = _new_id(GemstoneID)
         with self._lock:
-            if (now := self._clock()) != self._ms or self._sequence == self._end:
-                self._advance(now)
-            made._number = (
-                priority << 61 | (self._ms - EPOCH_MS) << 22 | self._machine_id << 12 | (sequence := self._sequence)
-            )
-            self._sequence = sequence + 1
+            number = self._next
+            if (now := self._clock()) != self._ms or number == self._end:
+                number = self._advanced(now)
+            self._next = number + 1
+        made._number = priority << 61 | number
         return made
 
-    def _advance(self, now: int) -> None:
+    def _advanced(self, now: int) -> int:
         if self._ms < now <= _LAST_CREDIBLE_MS:
-            self._ms, self._sequence = now, self._first
-        elif self._sequence == self._end:
-            self._ms, self._sequence = self._ms + 1, self._first
+            self._begin(now)
+        elif self._next == self._end:
+            self._begin(self._ms + 1)
+        return self._next
+
+    def _begin(self, ms: int) -> None:
+        self._ms = ms
+        self._next = (ms - EPOCH_MS) << 22 | self._machine_id << 12 | self._first
+        self._end = self._next + self._size

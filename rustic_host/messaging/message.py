@@ -4,8 +4,8 @@ Written byte for byte as Rustic AI writes it: the fields of :class:`Message` in 
 tolerance: only ``id``, ``sender``, ``topics`` and ``payload`` must be there, unknown keys are ignored, and what follows
 from the id (``priority``, ``timestamp``) is computed from it, whatever the text says.
 
-Building, reading and writing are the hot path of the host. All three run inside pydantic-core, but for a few lines of
-Python a message; building takes a short cut past the fields that are not given (:mod:`.short_cuts`).
+Building, reading and writing are the hot path of the host. Reading runs inside pydantic-core; building takes a short
+cut past the fields that are not given (:mod:`.short_cuts`), writing one that knows the fields (:mod:`.writing`).
 """
 
 from collections.abc import Callable
@@ -21,6 +21,7 @@ from rustic_host.messaging.routing_slip import ForwardHeader, GuildStackEntry, P
 from rustic_host.messaging.short_cuts import fill, validator_of
 from rustic_host.messaging.tags import AgentTag
 from rustic_host.messaging.wire_types import Computed, JsonDict, JsonObject, WrittenAsItIs
+from rustic_host.messaging.writing import OTHERWISE, written
 
 _EPOCH_MS: Final = float(EPOCH_MS)
 _new: Final[Callable[[type[Any]], Any]] = object.__new__
@@ -77,18 +78,20 @@ class Message(BaseModel):
     def __init__(self, id_obj: GemstoneID, **fields: Any) -> None:
         if not isinstance(id_obj, GemstoneID):
             raise MessageTypeError(f"id_obj must be a GemstoneID, not {type(id_obj).__name__}")
-        if "id" in fields or "priority" in fields or "timestamp" in fields:
-            raise MessageError("id, priority and timestamp follow from id_obj and cannot be given")
-        fields["id"] = number = id_obj.to_int()
+        number = id_obj.to_int()
         if self.__class__ is Message:
             try:
                 given = _validated(fields)
             except ValidationError:
                 given = {}
             if len(given) == len(fields):
+                fields["id"] = number
                 fill(self, _completed(given, number), {*fields})
                 return
             # Wrong or unknown: the model's own validator says so, in its words.
+        if "id" in fields or "priority" in fields or "timestamp" in fields:
+            raise MessageError("id, priority and timestamp follow from id_obj and cannot be given")
+        fields["id"] = number
         self.__pydantic_validator__.validate_python(fields, self_instance=self, extra="forbid")
 
     # Tells pydantic that parsing need not go through this constructor.
@@ -146,6 +149,11 @@ class Message(BaseModel):
         Raises:
             MessageError: a list or dict was changed in place into what JSON cannot say.
         """
+        if self.__class__ is Message:
+            try:
+                return written(self.__dict__.values())
+            except OTHERWISE:
+                pass  # the model's own serializer writes it, or says what is wrong
         try:
             return self.__pydantic_serializer__.to_json(self)
         except PydanticSerializationError as error:
@@ -213,12 +221,15 @@ class Message(BaseModel):
 _DEFAULTS: Final = {name: field.get_default() for name, field in Message.model_fields.items()} | {"thread": None}
 """In their order; those of required fields and of lists are placeholders."""
 
-_validated: Final = validator_of(Message, leave_out=("priority", "timestamp"))
+_validated: Final = validator_of(Message, leave_out=("id", "priority", "timestamp"))
 
 
 def _completed(given: dict[str, Any], number: int) -> dict[str, Any]:
     """All fields of a new message, of which some are given."""
-    values = {**_DEFAULTS, "recipient_list": [], "message_history": [], "origin_guild_stack": [], **given}
+    values = _DEFAULTS.copy()
+    values["recipient_list"], values["message_history"], values["origin_guild_stack"] = [], [], []
+    values["id"] = number
+    values.update(given)
     if not values["thread"]:
         values["thread"] = [number]
     values["priority"] = PRIORITIES[number >> 61]

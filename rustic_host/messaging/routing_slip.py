@@ -6,8 +6,9 @@ the guild layer compiles and runs them.
 
 import hashlib
 import json
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
 
@@ -54,7 +55,38 @@ class GuildStackEntry(BaseModel):
     saga_id: str | None = None
 
 
-class PayloadTransformer(BaseModel):
+class Changes:
+    """Tells when a part of any rule was assigned last, so that texts made before can be seen to be old."""
+
+    last: object = object()
+    """A new one after each assignment. Not a number: two threads could count to the same one."""
+
+
+class Kept(NamedTuple):
+    """The JSON of a rule: see :mod:`.slip_text`."""
+
+    text: str
+    as_of: object
+    """:attr:`Changes.last` before it was written."""
+    lists: tuple[tuple[list[Any], tuple[Any, ...]], ...]
+    """Each list in the rule, and what it held then."""
+
+
+class _Part(BaseModel):
+    """A rule, or what is in one."""
+
+    if not TYPE_CHECKING:  # or else any name could be assigned, to mypy
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            Changes.last = object()
+
+        def __delattr__(self, name: str) -> None:
+            super().__delattr__(name)
+            Changes.last = object()
+
+
+class PayloadTransformer(_Part):
     """Makes a new payload from the old one; ``output_format`` null keeps the format."""
 
     style: TransformerStyle = "simple"
@@ -63,7 +95,7 @@ class PayloadTransformer(BaseModel):
     expression: str | None = None
 
 
-class FunctionalTransformer(BaseModel):
+class FunctionalTransformer(_Part):
     """Makes new message fields (topics, payload, format …) from the whole message."""
 
     style: TransformerStyle = "simple"
@@ -71,7 +103,7 @@ class FunctionalTransformer(BaseModel):
     handler: str
 
 
-class StateTransformer(BaseModel):
+class StateTransformer(_Part):
     """Makes a state update from the message; ``state_update`` is the expression."""
 
     expression_type: ExpressionType = "jsonata"
@@ -79,7 +111,7 @@ class StateTransformer(BaseModel):
     state_update: str | None = None
 
 
-class RoutingOrigin(BaseModel):
+class RoutingOrigin(_Part):
     """Which incoming message a rule is for; a null field is for any."""
 
     origin_sender: AgentTag | None = None
@@ -87,7 +119,7 @@ class RoutingOrigin(BaseModel):
     origin_message_format: str | None = None
 
 
-class RoutingDestination(BaseModel):
+class RoutingDestination(_Part):
     """Where a rule sends to; a null field leaves what the message has."""
 
     topics: Topics | None = None
@@ -95,7 +127,7 @@ class RoutingDestination(BaseModel):
     priority: Priority | None = None
 
 
-class RoutingRule(BaseModel):
+class RoutingRule(_Part):
     """What is to happen to a message that a certain agent sends.
 
     ``route_times`` says how often it applies, -1 without end. A transformer is a :class:`PayloadTransformer` or a
@@ -104,6 +136,10 @@ class RoutingRule(BaseModel):
     Raises:
         pydantic.ValidationError: neither ``agent`` nor ``agent_type`` is given (an empty ``agent: {}`` is not).
     """
+
+    __slots__ = ("kept",)
+    kept: ClassVar[Kept | int]
+    """Its JSON; or how often it was written since it changed. A copy of a rule has none."""
 
     agent: AgentTag | None = None
     agent_type: str | None = None
@@ -125,12 +161,17 @@ class RoutingRule(BaseModel):
         """Refuse a rule that is for nobody."""
         if not self.agent_type and not (self.agent and self.agent.model_fields_set):
             raise ValueError("a routing rule needs an agent or an agent_type")
+        keep(self, 0)
 
     @property
     def hashid(self) -> str:
         """SHA-256, in hex, of what the rule does; the messages that add and remove routes name rules by it."""
         what = self.model_dump(exclude_none=True, exclude={"route_times", "process_status", "reason"})
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+keep: Final[Callable[[RoutingRule, Kept | int], None]] = RoutingRule.__dict__["kept"].__set__
+kept_of: Final[Callable[[RoutingRule], Kept | int]] = RoutingRule.__dict__["kept"].__get__
 
 
 class RoutingSlip(BaseModel):

@@ -11,65 +11,15 @@ from pydantic import ValidationError
 from rustic_host.errors import MessageError, MessageTypeError
 from rustic_host.messaging import (
     AgentTag,
-    ForwardHeader,
     GemstoneID,
-    GuildStackEntry,
     Message,
     Priority,
-    ProcessEntry,
-    ProcessStatus,
-    RoutingRule,
-    RoutingSlip,
 )
 from rustic_host.messaging.gemstone_id import EPOCH_MS, MAX_ID
+from tests.messaging.messages import FIELDS, MESSAGE
 
 ID = GemstoneID(Priority.NORMAL, EPOCH_MS + 123_456_789_012, 3, 7)
-TEXT = st.text(st.characters(exclude_categories=["Cs"]))
-NUMBER = st.integers(-(2**80), 2**80)
-JSON = st.recursive(
-    st.none() | st.booleans() | NUMBER | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
-    max_leaves=20,
-)
-OBJECT = st.dictionaries(TEXT, JSON, max_size=4)
-TAG = st.builds(AgentTag, id=st.none() | TEXT, name=st.none() | TEXT)
-ENTRY = st.builds(
-    ProcessEntry,
-    agent=TAG,
-    origin=NUMBER,
-    result=NUMBER,
-    processor=TEXT,
-    from_topic=st.none() | TEXT,
-    to_topics=st.lists(TEXT, max_size=3),
-    reason=st.none() | st.lists(TEXT, max_size=3),
-)
-FIELDS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
-    {
-        "id_obj": st.integers(0, MAX_ID).map(GemstoneID.from_int),
-        "sender": TAG,
-        "topics": TEXT.filter(bool) | st.lists(TEXT, min_size=1, max_size=3),
-        "recipient_list": st.lists(TAG, max_size=3),
-        "payload": OBJECT.filter(bool),
-        "format": TEXT.filter(lambda text: len(text) >= 3),
-        "in_response_to": st.none() | NUMBER,
-        "thread": st.lists(NUMBER, max_size=3),
-        "conversation_id": st.none() | NUMBER,
-        "forward_header": st.none() | st.builds(ForwardHeader, origin_message_id=NUMBER, on_behalf_of=TAG),
-        "routing_slip": st.none()
-        | st.builds(RoutingSlip, steps=st.lists(st.builds(RoutingRule, agent_type=TEXT.filter(bool)), max_size=2)),
-        "message_history": st.lists(ENTRY, max_size=2),
-        "ttl": st.none() | NUMBER,
-        "is_error_message": st.booleans(),
-        "traceparent": st.none() | TEXT,
-        "session_state": st.none() | OBJECT,
-        "topic_published_to": st.none() | TEXT,
-        "enrich_with_history": st.none() | NUMBER,
-        "process_status": st.none() | st.sampled_from(ProcessStatus),
-        "origin_guild_stack": st.lists(st.builds(GuildStackEntry, guild_id=TEXT, saga_id=TEXT), max_size=2),
-    }
-)
 FIELD_NAMES = set(Message.model_fields) - {"id", "priority", "timestamp", "sender", "topics", "payload"}
-MESSAGE = FIELDS.map(lambda fields: Message(**fields))
 
 
 def make(**fields: Any) -> Message:

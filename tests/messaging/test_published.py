@@ -22,7 +22,7 @@ from rustic_host.messaging import (
 )
 from rustic_host.messaging.published import freeze, frozen_of, hand_out
 from tests.messaging.bus import message
-from tests.messaging.test_message import MESSAGE
+from tests.messaging.messages import MESSAGE
 
 TAG = AgentTag(id="1", name="a")
 
