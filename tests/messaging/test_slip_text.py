@@ -245,7 +245,7 @@ def test_what_may_not_be_there_is_not_kept(name: str) -> None:
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 def test_a_model_that_tells_of_no_changes_is_not_kept() -> None:
     slip: Any = full()
-    slip.steps[0].destination = other = GuildStackEntry(guild_id="g")
+    slip.steps[0].transformer = other = GuildStackEntry(guild_id="g")
     for number in range(OFTEN + 3):
         other.guild_id = str(number)
         assert text_of(slip) == fresh(slip)
