@@ -24,6 +24,8 @@ from rustic_host.messaging import (
 
 HERE = Path(__file__).parent
 SECONDS = 20.0
+PATIENCE_SECONDS = 3 * SECONDS
+"""Of what starts processes, on a machine with much other work."""
 
 
 def messaging_at(path: Path, **settings: Any) -> MessagingConfig:
@@ -58,7 +60,7 @@ class Events:
     def wait_for(self, kind: str, agent_id: str | None = None, count: int = 1) -> WorkerEvent:
         """The ``count``-th such event."""
         with self._changed:
-            if not self._changed.wait_for(lambda: len(self._such(kind, agent_id)) >= count, SECONDS):
+            if not self._changed.wait_for(lambda: len(self._such(kind, agent_id)) >= count, PATIENCE_SECONDS):
                 raise TimeoutError(f"no {count} x {kind} of {agent_id} in {self.seen}")
             return self._such(kind, agent_id)[count - 1]
 
@@ -100,7 +102,7 @@ class Talk:
         self._client.publish(Message(self._ids.get_id(), sender=sender, topics=to, payload=payload))
 
     def answer(self) -> Any:
-        return self._answers.get(timeout=SECONDS)
+        return self._answers.get(timeout=PATIENCE_SECONDS)
 
     def ask(self, **payload: Any) -> Any:
         self.say(**payload)

@@ -31,6 +31,7 @@ from rustic_host.messaging import (
 from rustic_host.messaging.redis import keys
 from tests.execution import local_agents
 from tests.execution.bench import guild_of
+from tests.messaging.bus import wait_until
 from tests.system.servers import RedisServer
 
 MEMORY = MessagingConfig(backend_module="rustic_host.messaging", backend_class="InMemoryMessagingBackend")
@@ -196,9 +197,9 @@ def test_a_stop_waits_for_the_message_in_hand_and_drops_what_waits(bench: Bench)
     bench.say(n=2)
     stopper = threading.Thread(target=lambda: bench.stop(local_agents.Holding))
     stopper.start()
+    wait_until(lambda: not bench.running(local_agents.Holding))
     stopper.join(0.1)
     assert stopper.is_alive()
-    assert not bench.running(local_agents.Holding)
     holding.go_on.release(2)
     stopper.join(20)
     publisher.join(20)

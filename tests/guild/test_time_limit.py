@@ -76,7 +76,7 @@ def test_a_handler_that_catches_everything_hears_it_again(monkeypatch: pytest.Mo
 
 
 def test_an_async_handler_is_cancelled_and_the_next_one_runs() -> None:
-    agent, client = build(SlowAsync, qos={"timeout": 0.05})
+    agent, client = build(SlowAsync, qos={"timeout": 0.5})
     assert timed_out(agent._on_delivery(message(payload={"seconds": ENOUGH})))
     assert SlowAsync.cancelled == 1
     assert agent._on_delivery(message(payload={"seconds": 0})) == "ok"

@@ -112,7 +112,7 @@ def test_a_break_is_said_once_and_its_end_too(
 def test_figures_of_a_server_that_says_nothing_are_not_waited_for_long(
     own_bus: Bus, own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bus_module, "FIGURES_SECONDS", 0.2)
+    monkeypatch.setattr(bus_module, "FIGURES_SECONDS", 1.0)
 
     async def scenario(host: HostBus) -> None:
         figures = await host.figures("g1", ["t"])
@@ -126,8 +126,8 @@ def test_figures_of_a_server_that_says_nothing_are_not_waited_for_long(
                 assert await host.figures("g1", ["t"]) is None
                 took.append(time.monotonic() - began)
                 assert host.watch.away
-                assert host.watch.away.reason == "no answer within 0 s"
-            assert took[1] < 0.1 < took[0] < 2  # the second time it is known
+                assert host.watch.away.reason == "no answer within 1 s"
+            assert took[1] < 1 <= took[0] < 5  # the second time it is known
         finally:
             own_server.process.popen.send_signal(signal.SIGCONT)
 

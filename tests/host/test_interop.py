@@ -96,7 +96,7 @@ def test_a_server_that_is_away_holds_nobody_up_for_ever(bus: Bus, monkeypatch: p
     async def scenario() -> None:
         interop = Interop(nowhere, guild(), tuple)
         await interop.start()
-        assert "cannot be reached" in str(interop.error)
+        await asyncio.to_thread(wait_until, lambda: "cannot be reached" in str(interop.error))
         await interop.stop()
 
     asyncio.run(scenario())

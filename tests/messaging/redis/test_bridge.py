@@ -1,5 +1,6 @@
 """Bridges over real servers: what others publish reaches the log by itself, and again after every outage."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -166,15 +167,18 @@ def test_an_outage_makes_no_bridge_spin(own_bus: Bus, own_server: RedisServer, m
         wait_until(lambda: len(tries) >= 7)
         pauses = [later - sooner for sooner, later in pairwise(tries)]
         assert pauses[-1] > 10 * bridge_module.RETRY_SECONDS
-        assert max(pauses) < 3 * bridge_module.RETRY_MAX_SECONDS
+        assert max(pauses) < 5 * bridge_module.RETRY_MAX_SECONDS
         own_server.start()
 
 
-def test_a_server_that_says_nothing_is_noticed(own_bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_says_nothing_is_noticed(
+    own_bus: Bus, own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bridge_module, "PING_SECONDS", 0.3)
     with running(own_bus) as bridge:
-        own_bus.raw.client_pause(1000)
+        own_server.process.popen.send_signal(signal.SIGSTOP)
         wait_until(lambda: bridge.error is not None)
+        own_server.process.popen.send_signal(signal.SIGCONT)
         foreign.publish(own_bus, 1)
         wait_until(lambda: own_bus.logged() == [1])
 
