@@ -20,6 +20,8 @@ from tests.messaging.redis.test_bridge import running
 
 ROOT = Path(__file__).parents[3]
 FAULT_SECONDS = 0.4
+LEAST = 20
+"""Messages of each publisher, on however slow a machine."""
 PUBLISHERS, SPACING = 4, 10_000_000
 
 
@@ -42,7 +44,7 @@ def start_bridge(bus: Bus) -> subprocess.Popen[bytes]:
 def own_publisher(bus: Bus, ended: threading.Event, first: int) -> int:
     n = 0
     with Bus(str(bus.config.url), bus.namespace) as mine:
-        while not ended.wait(0.001):
+        while not ended.wait(0.001) or n < LEAST:
             mine.publish(first + n)
             n += 1
     return n
@@ -52,7 +54,7 @@ def foreign_publisher(bus: Bus, ended: threading.Event, first: int, behind_ms: i
     """Dies before PUBLISH now and then, and as often repeats what it did."""
     n, chance = 0, random.Random(first)
     with Bus(str(bus.config.url), bus.namespace) as mine:
-        while not ended.wait(0.001):
+        while not ended.wait(0.001) or n < LEAST:
             body = foreign.store(mine, made := foreign.foreign_message(first + n, behind_ms=behind_ms))
             luck = chance.random()
             if luck >= 0.05:
@@ -69,7 +71,7 @@ def hurt(bus: Bus, processes: list[subprocess.Popen[bytes]], seconds: float) -> 
     until = time.monotonic() + seconds
     chance = random.Random(7)
     pause = threading.Event()
-    while time.monotonic() < until:
+    while time.monotonic() < until or not (done["killed"] and done["cut"]):
         pause.wait(FAULT_SECONDS)
         if done["cut"] > done["killed"]:
             victim = chance.randrange(2)
@@ -116,8 +118,7 @@ def stress(bus: Bus, seconds: float) -> None:
             looper.wait_seen(sum(counts))
     expected = Counter({i * SPACING + n: 1 for i, count in enumerate(counts) for n in range(count)})
     print(f"{sum(counts)} messages, lost {(expected - found).total()}, doubled {(found - expected).total()}, {faults}")
-    assert min(counts) > 20
-    assert min(faults["killed"], faults["cut"]) >= 1
+    assert min(counts) >= LEAST
     assert found == expected
     assert Counter(bus.logged()) == expected
 
