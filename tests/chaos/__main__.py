@@ -26,19 +26,27 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     configure_logging(format="console", level="ERROR")
-    servers = arguments.server or ["valkey", *(["redis"] if shutil.which("redis-server") else [])]
+    servers = [server for named in arguments.server or ["single"] for server in _servers(named)]
     total, began = Report(), time.monotonic()
     kinds, rate = arguments.kind or (), arguments.rate
     for i, (server, share) in enumerate(segments(arguments.faults, servers)):
         seed = arguments.seed + i // len(servers)
         print(f"-- {server}: {share} faults, seed {seed}", flush=True)
-        total.add(run_chaos(share, seed, BINARIES[server], kinds=kinds, rate=rate, say=_say, keep=arguments.keep))
+        flavour, _, cluster = server.partition("-")
+        binary, keep = BINARIES[flavour], arguments.keep
+        total.add(run_chaos(share, seed, binary, kinds=kinds, rate=rate, say=_say, keep=keep, cluster=bool(cluster)))
     print(total.table())
     print(f"{time.monotonic() - began:.0f} s in all, {total.jobs / max(total.feeding_seconds, 1e-9):.0f} jobs a second")
     for wrong in total.verdict.wrong:
         print(f"WRONG {wrong}")
     print(total.line(), flush=True)
     return 0 if total.good else 1
+
+
+def _servers(named: str) -> list[str]:
+    """One, or a single server or a cluster of each that there is."""
+    here = ["valkey", *(["redis"] if shutil.which("redis-server") else [])]
+    return here if named == "single" else [f"{flavour}-cluster" for flavour in here] if named == "cluster" else [named]
 
 
 def segments(faults: int, servers: Sequence[str]) -> list[tuple[str, int]]:
@@ -52,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--faults", type=int, default=40, help="how many that count, over all servers")
     parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same plan of faults")
     parser.add_argument("--rate", type=float, default=RATE, help="jobs a second")
-    parser.add_argument("--server", action="append", choices=[*BINARIES], help="default: one after the other")
+    parser.add_argument(
+        "--server", action="append", choices=[*BINARIES, "cluster"], help="default: one after the other"
+    )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep logs and data of what went wrong here")
     parser.add_argument("--kind", action="append", choices=[*KINDS], help="only these kinds")
     return parser

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from rustic_host.execution.exit_codes import WorkerExit
+from tests.chaos.cluster_system import ClusterSystem
 from tests.chaos.feeder import NAME as FEEDER
 from tests.chaos.judge import AGENTS
 from tests.chaos.plan import Fault
@@ -199,11 +200,19 @@ def zombie_host(system: System, fault: Fault) -> float:
     return max(took, recovered)
 
 
+def slot_move(system: System, fault: Fault) -> float:
+    """The guild moves to another node, a few keys at a time, and messages with it."""
+    assert isinstance(system, ClusterSystem)
+    _need_flight(system)
+    system.move_guild(int(fault.amount))
+    return _recovery(system, EVERYBODY)
+
+
 KINDS: dict[str, Callable[[System, Fault], float]] = {
     kind.__name__: kind
     for kind in (
         worker_kill, zygote_kill, host_kill, server_kill, server_torn, server_stop, worker_stop, cut_request,
         cut_reply, cut_all, client_kill, script_flush, twin, everything, second_host,
-        zombie_host,
+        zombie_host, slot_move,
     )
 }  # fmt: skip

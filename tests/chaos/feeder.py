@@ -25,10 +25,12 @@ class Feeder:
     """
 
     def __init__(self, config: RedisBackendConfig, namespace: str, rate: float) -> None:
-        self._config, self._namespace = config, namespace
+        self._namespace = namespace
         self._each = max(1, round(rate * PULSE_SECONDS))
-        self._publisher = Publisher(config, NAME)
-        self._ids = lease(self._publisher).generator()
+        leasing = Publisher(config.at_key(config.keys.slots_key()), NAME)
+        self._ids = lease(leasing).generator()
+        leasing.close()
+        self._publisher = Publisher(config.at(namespace), NAME)
         self._running, self._idle, self._stop = threading.Event(), threading.Event(), threading.Event()
         self._idle.set()
         self.fed = 0

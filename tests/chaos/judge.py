@@ -10,7 +10,8 @@ from rustic_host.messaging import counts
 from rustic_host.messaging.redis import keys
 from tests.chaos.chaos_agents import GROUP_SIZE
 
-GUILD = "chaos"
+GUILD = "{chaos}"
+"""A hash tag, so that it can be on a cluster."""
 
 Payloads = Counter[str]
 

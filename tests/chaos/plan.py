@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tests.chaos.feeder import NAME as FEEDER
 from tests.chaos.judge import AGENTS
+from tests.system.cluster import MASTERS
 
 DECK = {
     "worker_kill": 5,
@@ -24,6 +25,21 @@ DECK = {
     "second_host": 1,
 }
 """How often each kind comes in a deck; decks are shuffled and dealt one after another."""
+
+CLUSTER_DECK = {
+    "worker_kill": 3,
+    "zygote_kill": 1,
+    "host_kill": 1,
+    "server_kill": 2,
+    "server_stop": 1,
+    "worker_stop": 1,
+    "client_kill": 1,
+    "script_flush": 1,
+    "twin": 1,
+    "second_host": 1,
+    "slot_move": 2,
+}
+"""The same for a cluster. No proxy can stand before one, for its nodes name each other: no connection is cut there."""
 
 EXTRA = ("everything", "zombie_host")
 """Kinds that come only when they are asked for by name: they take long."""
@@ -44,10 +60,10 @@ class Fault:
         return f"{self.kind} {self.target} {self.amount:g}".replace(FEEDER, "feeder")
 
 
-def plan(seed: int, kinds: Sequence[str] = ()) -> Iterator[Fault]:
+def plan(seed: int, kinds: Sequence[str] = (), *, cluster: bool = False) -> Iterator[Fault]:
     """Faults without end. ``kinds``: only these, each as often as the other."""
     chance = random.Random(seed)
-    deck = list(kinds) or [kind for kind, many in DECK.items() for _ in range(many)]
+    deck = list(kinds) or [kind for kind, many in (CLUSTER_DECK if cluster else DECK).items() for _ in range(many)]
     while True:
         chance.shuffle(deck)
         for kind in deck:
@@ -64,4 +80,6 @@ def _fault(kind: str, chance: random.Random) -> Fault:
         return Fault(kind, "", chance.randrange(1, MAX_TORN_BYTES))
     if kind in ("worker_stop", "server_stop"):
         return Fault(kind, target, round(chance.uniform(0.1, 0.6), 2))
+    if kind == "slot_move":
+        return Fault(kind, "", chance.randrange(1, MASTERS))
     return Fault(kind, target, 0)

@@ -5,14 +5,17 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.chaos.cluster_system import ClusterSystem
 from tests.chaos.faults import NothingInFlightError, inject
 from tests.chaos.judge import Verdict, judge, messages_of
-from tests.chaos.plan import plan
+from tests.chaos.plan import Fault, plan
 from tests.chaos.system import HungError, System
+from tests.system.cluster import redis_cluster
 from tests.system.servers import redis_server
 
 RATE = 600.0
@@ -78,22 +81,22 @@ def run_chaos(
     rate: float = RATE,
     say: Callable[[str], None] = print,
     keep: Path | None = None,
+    cluster: bool = False,
 ) -> Report:
     """Run the guild on a server of its own, with so many faults that count. Never raises for a broken promise.
 
-    ``keep``: a folder that the data and logs of a run that went wrong are copied into.
+    ``cluster``: on three masters. ``keep``: a folder that the data and logs of a run that went wrong are copied into.
     """
     report, began = Report(), time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp") as folder,
-        redis_server(Path(folder), binary=binary) as server,
-        System(server, rate) as system,
+        _system(Path(folder), binary, rate, cluster) as system,
     ):
         say(f"     up after {time.monotonic() - began:.1f} s")
         system.feeder.resume()
         feeding = time.monotonic()
         try:
-            _hurt(system, report, faults, seed, kinds, say)
+            _hurt(system, report, faults, plan(seed, kinds, cluster=cluster), say)
             system.feeder.pause()
             report.feeding_seconds = time.monotonic() - feeding
             system.await_in_flight()
@@ -114,12 +117,20 @@ def run_chaos(
     return report
 
 
-def _hurt(
-    system: System, report: Report, faults: int, seed: int, kinds: Sequence[str], say: Callable[[str], None]
-) -> None:
+@contextmanager
+def _system(folder: Path, binary: str | Path, rate: float, cluster: bool) -> Iterator[System]:
+    with ExitStack() as stack:
+        if cluster:
+            made: System = ClusterSystem(stack.enter_context(redis_cluster(folder, binary=binary)), rate)
+        else:
+            made = System(stack.enter_context(redis_server(folder, binary=binary)), rate)
+        yield stack.enter_context(made)
+
+
+def _hurt(system: System, report: Report, faults: int, planned: Iterator[Fault], say: Callable[[str], None]) -> None:
     began = time.monotonic()
     system.await_progress([*system.done()], dict.fromkeys(system.done(), 0))
-    for fault in plan(seed, kinds):
+    for fault in planned:
         if report.faults == faults:
             return
         system.catch_up()

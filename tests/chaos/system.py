@@ -24,6 +24,7 @@ from tests.chaos.feeder import NAME as FEEDER
 from tests.chaos.feeder import Feeder
 from tests.chaos.judge import AGENTS, GUILD
 from tests.chaos.proxy import Proxy
+from tests.system.cluster import ClusterNode
 from tests.system.host import HostProcess
 from tests.system.process import LoggedProcess
 from tests.system.servers import RedisServer
@@ -37,7 +38,7 @@ FLIGHT_SECONDS = 3.0
 HANG_SECONDS = 45.0
 """What has not gone on by then is hung."""
 MAX_IN_FLIGHT = 6000
-INDEX_TTL = "120"
+INDEX_TTL = 120
 
 Counts = dict[counts.Count, int]
 
@@ -52,14 +53,17 @@ class System:
     Args:
         server: one that is running, the test's own.
         rate: jobs a second.
+        index_ttl: seconds that a message stays in the documented index.
     """
 
-    def __init__(self, server: RedisServer, rate: float) -> None:
+    def __init__(self, server: RedisServer | ClusterNode, rate: float, index_ttl: int = INDEX_TTL) -> None:
         self.server = server
-        self._rate = rate
+        self._rate, self._index_ttl = rate, index_ttl
         self._stack = ExitStack()
-        self.raw: Any = redis.Redis.from_url(server.url, protocol=2, retry=Retry(ConstantBackoff(0.02), 200))
+        self.raw: Any = self._raw_client()
         self.proxy: Proxy
+        self.url: str
+        """What the host, the feeder and twins are given."""
         self.host: HostProcess
         self.feeder: Feeder
         self._first: HostProcess
@@ -67,11 +71,11 @@ class System:
 
     def __enter__(self) -> "System":
         with ExitStack() as stack:
-            stack.callback(self.raw.close)
-            self.proxy = stack.enter_context(Proxy(self.server.socket))
+            stack.callback(lambda: self.raw.close())
+            self.url = self._approach(stack)
             self.host = stack.enter_context(self._new_host())
             self.host.start()
-            config = RedisBackendConfig(url=self.proxy.url, message_ttl=int(INDEX_TTL))
+            config = RedisBackendConfig(url=self.url, message_ttl=self._index_ttl)
             self.feeder = stack.enter_context(Feeder(config, GUILD, self._rate))
             self._stack = stack.pop_all()
         return self
@@ -79,13 +83,23 @@ class System:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._stack.__exit__(kind, rest[0], rest[1])  # type: ignore[arg-type]
 
+    def _raw_client(self) -> redis.Redis:
+        assert isinstance(self.server, RedisServer)
+        return redis.Redis.from_url(self.server.url, protocol=2, retry=Retry(ConstantBackoff(0.02), 200))
+
+    def _approach(self, stack: ExitStack) -> str:
+        """Everybody comes through the proxy."""
+        assert isinstance(self.server, RedisServer)
+        self.proxy = stack.enter_context(Proxy(self.server.socket))
+        return self.proxy.url
+
     def _new_host(self) -> HostProcess:
-        options = ["--redis", self.proxy.url, "--metrics-port", "0", "--log-format", "json", "--log-level", "WARNING"]
+        options = ["--redis", self.url, "--metrics-port", "0", "--log-format", "json", "--log-level", "WARNING"]
         return HostProcess(
             [SPEC],
             options=options,
             env={
-                "RUSTIC_AI_REDIS_MSG_TTL": INDEX_TTL,
+                "RUSTIC_AI_REDIS_MSG_TTL": str(self._index_ttl),
                 "RUSTIC_HOST_LEASE_SECONDS": "2",
                 "PYTHONPATH": str(HERE.parents[1]),
             },
@@ -239,7 +253,7 @@ class System:
     @contextmanager
     def twin(self, name: str) -> Iterator["Twin"]:
         """A second process for an agent, ready to begin."""
-        argv = [sys.executable, "-m", "tests.chaos.twin", name, self.proxy.url]
+        argv = [sys.executable, "-m", "tests.chaos.twin", name, self.url]
         env = {**self.host.env, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)])}
         twin = Twin(argv, env, self.host.folder / "twin.log")
         try:

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.chaos.mutate import MUTATIONS
-from tests.chaos.plan import DECK, EXTRA
+from tests.chaos.plan import CLUSTER_DECK, DECK, EXTRA
 from tests.pages import has_test, named_tests, page
 
 PAGE = page("promises.md")
@@ -41,4 +41,8 @@ def test_every_mutation_is_in_its_table() -> None:
 
 
 def test_every_kind_of_fault_is_described() -> None:
-    assert {kind for row in rows("The chaos suite") for kind in re.findall(r"`(\w+)`", row[0])} == {*DECK, *EXTRA}
+    assert {kind for row in rows("The chaos suite") for kind in re.findall(r"`(\w+)`", row[0])} == {
+        *DECK,
+        *CLUSTER_DECK,
+        *EXTRA,
+    }

@@ -22,7 +22,8 @@ def main(name: str, url: str) -> int:
     configure_logging(format="json", level="WARNING")
     guild = load_guild(SPEC)
     (agent,) = [agent for agent in guild.agents if agent.name == name]
-    publisher = Publisher(RedisBackendConfig(url=url), "rustic-host:twin")
+    config = RedisBackendConfig(url=url)
+    publisher = Publisher(config.at_key(config.keys.slots_key()), "rustic-host:twin")
     messaging = MessagingConfig(
         backend_module="rustic_host.messaging",
         backend_class="RedisMessagingBackend",

@@ -27,9 +27,15 @@ class ClusterNode:
 
     def __init__(self, folder: Path, binary: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self._binary = folder, binary
+        self.folder, self.binary = folder, binary
         self.port = self._bus_port = 0
         self._process: LoggedProcess | None = None
+
+    @property
+    def process(self) -> LoggedProcess:
+        """The running node."""
+        assert self._process is not None, "the node was not started"
+        return self._process
 
     def start(self) -> None:
         """Start it: the first time on free ports, later on the same."""
@@ -56,7 +62,7 @@ class ClusterNode:
             "cluster-config-file": "nodes.conf",
             "cluster-node-timeout": NODE_TIMEOUT_MS,
         }
-        argv = [str(self._binary), *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
+        argv = [str(self.binary), *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
         self._process = LoggedProcess(argv, log=self.folder / "server.log")
         self._process.wait_for_line("eady to accept connections")
 
@@ -66,9 +72,8 @@ class ClusterNode:
 
     def kill9(self) -> None:
         """SIGKILL."""
-        assert self._process is not None
-        self._process.kill9()
-        self._process.close()
+        self.process.kill9()
+        self.process.close()
 
     def close(self) -> None:
         """End it, however."""
@@ -122,7 +127,7 @@ class RedisCluster:
         self.wait_ok()
         return node
 
-    def move_slot(self, slot: int, source: int, target: int) -> Iterator[None]:
+    def move_slot(self, slot: int, source: int, target: int, *, at_once: int = 3) -> Iterator[None]:
         """Move a slot as ``redis-cli --cluster reshard`` does, a few keys at a time; yields after each step."""
         ids = {index: self._id(self.nodes[index]) for index in (source, target)}
         with (
@@ -131,7 +136,7 @@ class RedisCluster:
             self.moving(slot, source, target),
         ):
             yield
-            while keys := give.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 3):
+            while keys := give.execute_command("CLUSTER", "GETKEYSINSLOT", slot, at_once):
                 address = ["127.0.0.1", self.nodes[target].port, "", 0, 5000]
                 give.execute_command("MIGRATE", *address, "KEYS", *keys)
                 yield
