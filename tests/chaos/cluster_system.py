@@ -43,6 +43,7 @@ class ClusterSystem(System):
 
     def move_guild(self, by: int) -> None:
         """Move its slot to the node so many further on."""
+        self._cluster.wait_ok()
         target = (self._at + by) % MASTERS
         for _ in self._cluster.move_slot(SLOT, self._at, target, at_once=KEYS_AT_ONCE):
             pass

@@ -137,8 +137,8 @@ class RedisCluster:
         ):
             yield
             while keys := give.execute_command("CLUSTER", "GETKEYSINSLOT", slot, at_once):
-                address = ["127.0.0.1", self.nodes[target].port, "", 0, 5000]
-                give.execute_command("MIGRATE", *address, "KEYS", *keys)
+                command = ["MIGRATE", "127.0.0.1", self.nodes[target].port, "", 0, 5000, "REPLACE", "KEYS", *keys]
+                _until(lambda command=command: _accepted(lambda: give.execute_command(*command)))  # type: ignore[misc]
                 yield
             take.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
             give.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
