@@ -17,6 +17,7 @@ from redis import exceptions as redis_errors
 from rustic_host.errors import BackendNotReadyError, BackendRefusedError, BackendUnavailableError
 from rustic_host.messaging.redis.cluster import find_node
 from rustic_host.messaging.redis.config import RedisBackendConfig
+from rustic_host.messaging.redis.tls import check_files, distrusted
 
 _NOT_READY = (
     redis_errors.BusyLoadingError,
@@ -60,7 +61,8 @@ def shown_name(name: str) -> str:
 def mapped_errors(where: str, *, known: bool = False) -> Iterator[None]:
     """Foreign exceptions of one exchange with the server, as ours.
 
-    A server that has let us in before (``known``), and does so no more, is being set up anew by somebody: that passes.
+    A server that has let us in before (``known``), and does so no more, or has a certificate that we do not trust, is
+    being set up anew by somebody: that passes.
     """
     try:
         yield
@@ -73,6 +75,10 @@ def mapped_errors(where: str, *, known: bool = False) -> Iterator[None]:
     except _NOT_READY as error:
         raise BackendNotReadyError(f"{where} is not ready: {error}") from error
     except (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError) as error:
+        if why := distrusted(error):
+            if known:
+                raise BackendNotReadyError(f"{where} is not ready: {why}") from error
+            raise BackendRefusedError(f"{where} is not trusted: {why}") from error
         raise BackendUnavailableError(f"{where} cannot be reached: {error}") from error
     except redis_errors.InvalidResponse as error:
         raise BackendUnavailableError(f"{where} does not speak Redis' protocol: {error}") from error
@@ -115,6 +121,7 @@ class Link:
         pool = self.config.pool(find_node(self.config, known=self._known), client_name=self.name, **self._limits())
         connection = pool.connection_class(**pool.connection_kwargs)
         with mapped_errors(self.where, known=self._known):
+            check_files(self.where, pool, known=self._known)
             connection.connect()
         self._connection, self._pid, self._known = connection, os.getpid(), True
 
