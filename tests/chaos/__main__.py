@@ -22,7 +22,10 @@ BINARIES: dict[str, Path | str] = {"valkey": valkey_binary(), "redis": "redis-se
 
 def main() -> int:
     """Returns the exit code: 0 when every promise held."""
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    if unknown := impossible(arguments.server or [], arguments.kind or []):
+        parser.error(f"there is no {', '.join(unknown)} on that server")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     configure_logging(format="console", level="ERROR")
@@ -41,6 +44,13 @@ def main() -> int:
         print(f"WRONG {wrong}")
     print(total.line(), flush=True)
     return 0 if total.good else 1
+
+
+def impossible(servers: Sequence[str], kinds: Sequence[str]) -> list[str]:
+    """Kinds that one of the servers cannot have: a cluster has no proxy before it, and alone has a slot that moves."""
+    clusters = [server == "cluster" for server in servers or ["single"]]
+    wrong = {kind for kind in kinds if any(clusters) and kind.startswith("cut_")}
+    return sorted(wrong | {kind for kind in kinds if not all(clusters) and kind == "slot_move"})
 
 
 def _servers(named: str) -> list[str]:

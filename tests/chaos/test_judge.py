@@ -13,11 +13,11 @@ from rustic_host.messaging.delivery import frames_of
 from rustic_host.messaging.redis import keys
 from rustic_host.messaging.redis.publisher import Publisher
 from tests.chaos import judge as judge_module
-from tests.chaos.__main__ import segments
+from tests.chaos.__main__ import impossible, segments
 from tests.chaos.faults import KINDS
 from tests.chaos.judge import AGENTS, TOPICS, Verdict, counts_of, judge, payloads_of, states_of
 from tests.chaos.mutate import MUTATIONS, mutate
-from tests.chaos.plan import DECK, EXTRA, plan
+from tests.chaos.plan import CLUSTER_DECK, DECK, EXTRA, plan
 from tests.messaging.bus import Bus
 from tests.system.servers import RedisServer
 
@@ -93,7 +93,16 @@ def test_the_same_seed_gives_the_same_plan() -> None:
 
 
 def test_every_kind_of_fault_can_be_done() -> None:
-    assert set(DECK) | set(EXTRA) == set(KINDS)
+    assert set(DECK) | set(CLUSTER_DECK) | set(EXTRA) == set(KINDS)
+
+
+def test_a_cluster_has_its_own_plan_and_what_a_server_cannot_have_is_refused() -> None:
+    planned = {fault.kind for fault in islice(plan(1, cluster=True), sum(CLUSTER_DECK.values()))}
+    assert planned == set(CLUSTER_DECK)
+    assert impossible(["cluster"], sorted(planned)) == []
+    assert impossible([], sorted(DECK)) == []
+    assert impossible(["cluster"], ["cut_all", "worker_kill"]) == ["cut_all"]
+    assert impossible(["valkey", "cluster"], ["slot_move"]) == ["slot_move"]
 
 
 @pytest.mark.parametrize(
