@@ -45,7 +45,7 @@ class GuildHelper:
         written = guild_spec.properties.get("messaging") or GuildHelper.get_default_messaging_config(environ)
         try:
             return MessagingConfig.model_validate(written)
-        except ValueError as error:
+        except ConfigError as error:
             raise ConfigError(f"properties.messaging: {error}") from error
 
     @staticmethod

@@ -5,7 +5,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from rustic_host.errors import ConfigError
 from rustic_host.messaging.backend import MessagingBackend
@@ -22,8 +23,20 @@ OURS = {
 """Rustic AI's module names (facts 5.6) and where the same classes are here."""
 
 
+MEANT = {
+    "backend_module": "a str, the dotted name of a module: 'rustic_host.messaging', say",
+    "backend_class": "a str, the name of a class in it: 'RedisMessagingBackend', say",
+    "backend_config": "a mapping of what the class is made with: {'redis_client': {'host': 'localhost'}}, say",
+}
+"""What each field takes."""
+
+
 class MessagingConfig(BaseModel):
-    """A backend's module, class and settings."""
+    """A backend's module, class and settings.
+
+    Raises:
+        ConfigError: when it is made, or validated: a field is missing, unknown or of a wrong type.
+    """
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -31,12 +44,18 @@ class MessagingConfig(BaseModel):
     backend_class: str
     backend_config: dict[str, Any] = Field(default_factory=dict, repr=False)
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _known(cls, given: Any) -> Any:
-        if isinstance(given, Mapping):
-            refuse_unknown(given, cls.model_fields)
-        return given
+    def _understood(cls, given: Any, validate: ModelWrapValidatorHandler["MessagingConfig"]) -> "MessagingConfig":
+        try:
+            if isinstance(given, Mapping):
+                refuse_unknown(given, cls.model_fields)
+            return validate(given)
+        except ValidationError as error:
+            reasons = "; ".join(map(_mended, error.errors(include_url=False, include_context=False)))
+            raise ConfigError(f"{cls.__name__}: {reasons}") from None
+        except ValueError as error:
+            raise ConfigError(f"{cls.__name__}: {error}") from None
 
     def validate_config(self) -> None:
         """Look whether the backend can be made, without making it.
@@ -97,3 +116,15 @@ class MessagingConfig(BaseModel):
         except ValueError as error:
             return str(error)
         return ""
+
+
+def _mended(wrong: ErrorDetails) -> str:
+    """One mistake: where, what is there (its type alone, it may be a secret), and what belongs there."""
+    given = type(wrong["input"]).__name__
+    if not wrong["loc"]:
+        return f"it is {given}; give a mapping with {', '.join(MEANT)}"
+    name, *inside = map(str, wrong["loc"])
+    what = "it is missing" if wrong["type"] == "missing" else f"it is {given}"
+    if inside:
+        what = f"a key of it is {given}, not str"
+    return f"{name}: {what}; give {MEANT[name]}"

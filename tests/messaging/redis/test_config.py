@@ -10,6 +10,8 @@ import redis.asyncio
 import redis.sentinel
 
 from rustic_host.errors import ConfigError
+from rustic_host.guild.dsl import GuildSpec
+from rustic_host.guild.guild_helper import GuildHelper
 from rustic_host.messaging import MessagingConfig, RedisBackendConfig, RedisMessagingBackend
 from rustic_host.messaging.redis.async_client import async_client
 from rustic_host.messaging.redis.config import Node
@@ -136,9 +138,35 @@ def test_a_backend_that_cannot_be_made_is_one_error_that_names_the_field(
     assert "secret" not in str(caught.value)
 
 
-def test_a_key_of_the_configuration_itself_is_looked_at() -> None:
-    with pytest.raises(ValueError, match="unknown key 'backend_clas'; did you mean 'backend_class'"):
-        MessagingConfig.model_validate({"backend_module": "m", "backend_clas": "C"})
+RIGHT = {"backend_module": "m", "backend_class": "C"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"backend_module": "m", "backend_clas": "C"}, "unknown key 'backend_clas'; did you mean 'backend_class'?"),
+        ({"backend_module": "m"}, "backend_class: it is missing; give a str, the name of a class in it: "),
+        (RIGHT | {"backend_module": 5}, "backend_module: it is int; give a str, the dotted name of a module: "),
+        (RIGHT | {"backend_class": None}, "backend_class: it is NoneType; give a str, "),
+        (RIGHT | {"backend_config": ["s3cret"]}, "backend_config: it is list; give a mapping of what the class is "),
+        (RIGHT | {"backend_config": {5: "s3cret"}}, "backend_config: a key of it is int, not str; give a mapping "),
+        (["s3cret"], "it is list; give a mapping with backend_module, backend_class, backend_config"),
+    ],
+)
+def test_a_field_of_the_configuration_itself_is_named_with_what_it_is_and_takes(given: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        MessagingConfig.model_validate(given)
+    assert str(caught.value).startswith(f"MessagingConfig: {said}")
+    assert "s3cret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_all_that_is_wrong_is_said_at_once_also_of_a_spec() -> None:
+    with pytest.raises(ConfigError, match=r"backend_module: it is int; .*; backend_config: it is str; "):
+        MessagingConfig(backend_module=1, backend_class="C", backend_config="x")
+    spec = GuildSpec(id="g", name="G", description="-", properties={"messaging": {"backend_class": "C"}})
+    with pytest.raises(ConfigError, match=r"properties.messaging: MessagingConfig: backend_module: it is missing"):
+        GuildHelper.get_messaging_config(spec)
 
 
 def test_checking_makes_no_backend() -> None:
