@@ -12,6 +12,10 @@ _PUBLISHED: Final = {
 }
 
 
+OTHER_TOPICS: Final = "_other"
+"""Stands for the topics that are not counted one by one any more."""
+
+
 class Count(NamedTuple):
     """One count, parsed from its name."""
 

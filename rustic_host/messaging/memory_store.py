@@ -33,12 +33,17 @@ BATCH = 256
 """How many new messages a topic indexes at once, and may hold beyond its limit until then. One at a time is dearer."""
 
 
+FORGOTTEN_TOPICS = 10_000
+"""Topics that are no more, and are counted one by one all the same; of older ones the sums are kept."""
+
+
 class Space:
     """What the topics of a namespace share: its messages by id."""
 
-    __slots__ = ("by_id", "unindexed")
+    __slots__ = ("by_id", "namespace", "unindexed")
 
-    def __init__(self) -> None:
+    def __init__(self, namespace: str = "") -> None:
+        self.namespace = namespace
         self.by_id: dict[int, Record] = {}
         self.unindexed: dict[Topic, None] = {}
         """Topics with messages that are not among them yet."""
@@ -84,7 +89,7 @@ class Topic:
         self.snapshot: tuple[Handler, ...] | None = ()
         """The handlers as they are called; None when it is to be made anew."""
         self.published = 0
-        """Indexed messages since the topic was made."""
+        """Indexed messages of all time."""
         self.watched = False
         """Whether the store looks at it again when its oldest message expires."""
 
@@ -129,8 +134,9 @@ class MemoryStore:
         self._spaces: dict[str, Space] = {}
         self._due: list[tuple[float, int, Topic]] = []  # a heap of the watched topics
         self._numbers = count()
-        self._forgotten: Counter[str] = Counter()  # published on topics that are no more
-        self._processed: dict[str, dict[tuple[str, str, str], int]] = {}
+        self._forgotten: dict[str, tuple[Space, int]] = {}  # published on topics that are no more, the last gone last
+        self._others: Counter[str] = Counter()  # by namespace, published on those before
+        self._processed: dict[str, dict[str, dict[tuple[str, str], int]]] = {}  # by namespace and topic
 
     def put(self, namespace: str, name: str, fields: Frozen, ttl: float, limit: int) -> Topic:
         """Store a message on a topic, and return that; it forgets its oldest beyond ``limit``."""
@@ -155,7 +161,7 @@ class MemoryStore:
         topic.index()
         topic.limit = limit
         if not topic.watched:
-            topic.watched, topic.space = True, self._spaces.setdefault(namespace, Space())
+            topic.watched, topic.space = True, self._spaces.setdefault(namespace, Space(namespace))
             heappush(self._due, (expires, next(self._numbers), topic))
 
     def handlers(self, topic: Topic) -> tuple[Handler, ...]:
@@ -206,24 +212,40 @@ class MemoryStore:
 
     def count_processed(self, namespace: str, topic: str, client_id: str, outcome: str) -> None:
         """Note that a client is done with a message of a topic (without namespace)."""
-        key = topic, client_id, outcome
+        key = client_id, outcome
         with self.lock:
-            processed = self._processed.setdefault(namespace, {})
+            try:
+                processed = self._processed[namespace][topic]
+            except KeyError:
+                processed = self._processed.setdefault(namespace, {}).setdefault(topic, {})
             processed[key] = processed.get(key, 0) + 1
 
     def counts(self, namespace: str) -> dict[str, int]:
         """Exact counts of a namespace, by the names that the scripts on Redis give them."""
         mine = f"{namespace}:"
         with self.lock:
-            published = self._forgotten + Counter(
-                {name: topic.published + len(topic.new) for name, topic in self._topics.items()}
-            )
-            processed = dict(self._processed.get(namespace, ()))
-        found = {names.published(name.removeprefix(mine)): n for name, n in published.items() if name.startswith(mine)}
-        return found | {names.processed(*key): number for key, number in processed.items()}
+            published = {name: number for name, (_, number) in self._forgotten.items()}
+            published |= {name: topic.published + len(topic.new) for name, topic in self._topics.items()}
+            others = self._others[namespace]
+            processed = {topic: dict(tally) for topic, tally in self._processed.get(namespace, {}).items()}
+        found = {
+            names.published(name.removeprefix(mine)): number
+            for name, number in published.items()
+            if number and name.startswith(mine)
+        }
+        if others:
+            name = names.published(names.OTHER_TOPICS)
+            found[name] = found.get(name, 0) + others
+        return found | {
+            names.processed(topic, *key): number for topic, tally in processed.items() for key, number in tally.items()
+        }
 
     def _topic(self, name: str) -> Topic:
-        return self._topics.setdefault(name, Topic(name))
+        if (topic := self._topics.get(name)) is None:
+            topic = self._topics[name] = Topic(name)
+            if name in self._forgotten:
+                topic.space, topic.published = self._forgotten.pop(name)
+        return topic
 
     def _sweep(self, now: float) -> None:
         for _ in range(SWEPT_TOPICS):
@@ -242,4 +264,16 @@ class MemoryStore:
     def _forget_if_unused(self, topic: Topic) -> None:
         if not (topic.handlers or topic.watched):
             del self._topics[topic.name]
-            self._forgotten[topic.name] += topic.published
+            if topic.published:
+                self._forgotten[topic.name] = topic.space, topic.published
+                if len(self._forgotten) > FORGOTTEN_TOPICS:
+                    self._sum_up(next(iter(self._forgotten)))
+
+    def _sum_up(self, name: str) -> None:
+        space, published = self._forgotten.pop(name)
+        self._others[space.namespace] += published
+        processed = self._processed.get(space.namespace, {})
+        if tally := processed.pop(name.removeprefix(f"{space.namespace}:"), None):
+            others = Counter(processed.get(names.OTHER_TOPICS))
+            others.update(tally)
+            processed[names.OTHER_TOPICS] = others

@@ -2,7 +2,7 @@
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -20,6 +20,7 @@ from rustic_host.messaging import (
     MessagingInterface,
     Priority,
     SimpleClient,
+    memory_store,
 )
 from rustic_host.messaging import counts as names
 from rustic_host.messaging.client import Client
@@ -86,6 +87,46 @@ def test_topics_that_nobody_uses_are_emptied_and_forgotten_while_others_are_used
         published(backend)
     assert list(store._topics) == ["g:t"]
     assert len(store.since("g:t", -1)) == len(store._spaces["g"].by_id) == 5
+
+
+def test_topics_that_are_no_more_are_counted_and_the_oldest_of_them_together(
+    clock: Clock, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_store, "FORGOTTEN_TOPICS", 3)
+    backend = InMemoryMessagingBackend(message_ttl=10, store=store)
+
+    def on_each(topics: Iterable[int]) -> None:
+        for n in topics:
+            published(backend, 1 + n % 2, f"t{n}")
+            backend.count_processed("g", f"t{n}", "a", "ok")
+            clock.now += 11
+
+    on_each(range(20))
+    backend.store_copies("g2", message("last"))
+    found = backend.counts("g")
+    assert {name for name in found if "processed" in name} == {
+        names.processed(topic, "a", "ok") for topic in ("_other", "t17", "t18", "t19")
+    }
+    per_topic = {"_other": 25, "t17": 2, "t18": 1, "t19": 2}
+    assert {name: n for name, n in found.items() if "published" in name} == {
+        names.published(topic): n for topic, n in per_topic.items()
+    }
+    assert found[names.processed("_other", "a", "ok")] == 17
+    assert backend.counts("g2") == {names.published("last"): 1}
+    on_each([18, 3])  # of one that is there again nothing is lost, of one that was summed up neither
+    found = backend.counts("g")
+    assert found[names.published("t18")] == 2
+    assert sum(n for name, n in found.items() if "published" in name) == 30 + 1 + 2
+    assert sum(n for name, n in found.items() if "processed" in name) == 22
+    assert len(store._forgotten) <= 3
+    assert len(store._processed["g"]) <= 3 + 2
+
+
+def test_topics_that_were_only_subscribed_leave_nothing(store: MemoryStore) -> None:
+    for n in range(10):
+        store.add_handler(f"g:reply{n}", 1, print)
+        store.remove_handlers(f"g:reply{n}", 1)
+    assert (store._topics, store._forgotten, store.counts("g")) == ({}, {}, {})
 
 
 def test_a_busy_topic_is_looked_at_once_in_a_while_only(clock: Clock, store: MemoryStore) -> None:
