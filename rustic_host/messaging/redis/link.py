@@ -6,12 +6,13 @@ What a connection delivered may only be acknowledged on that connection (design,
 
 import os
 import select
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha1
 from importlib import resources
 from typing import Any
 
+import hiredis
 from redis import exceptions as redis_errors
 
 from rustic_host.errors import BackendNotReadyError, BackendRefusedError, BackendUnavailableError
@@ -33,6 +34,8 @@ _NOT_READY_CODES = ("BUSY ", "MISCONF ", "NOREPLICAS ")  # redis-py has no class
 
 Argument = str | bytes | int | float
 Command = Sequence[Argument]
+
+_pack: Callable[..., bytes] = hiredis.pack_command
 
 
 class Script:
@@ -157,8 +160,10 @@ class Link:
 
     def send(self, *commands: Command) -> None:
         """Write all commands at once; :meth:`receive` once for each."""
+        # Not redis-py's own packing: it looks at each argument in Python, and sends a long command apart from the next.
+        packed = b"".join([_pack(tuple(command)) for command in commands])
         with self._exchange() as connection:
-            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            connection.send_packed_command([packed], check_health=False)
 
     def receive(self) -> Any:
         """The next reply. An error reply is raised, with the connection still good."""
