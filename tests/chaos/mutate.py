@@ -32,7 +32,7 @@ class Mutation:
     """Kinds of fault that the chaos suite needs to notice; none: it is not expected to."""
 
 
-PENDING = "  if pending.err or #pending == 0 then return {0, 'gone', id} end\n"
+PENDING = "      if found.err or #found == 0 then return {0, 'gone', id} end\n"
 OWNER = "if owner ~= token then return {0, owner and 'owner' or 'unclaimed', ''} end\n"
 NO_PENDING = (f"{LUA}/commit.lua", PENDING, "")
 NO_OWNER = (f"{LUA}/commit.lua", OWNER, "")
@@ -48,7 +48,7 @@ PUBLISHER = "rustic_host/messaging/redis/publisher.py"
 COMMIT_TESTS, TAKEOVER_TESTS = f"{REDIS_TESTS}/test_commit_script.py", f"{REDIS_TESTS}/test_takeover.py"
 PUBLISHER_TESTS, CONSUMER_TESTS = f"{REDIS_TESTS}/test_publisher.py", f"{REDIS_TESTS}/test_consumer.py"
 FIRST_CHECK_TO_ACK = (
-    r"(?s)(\nfor i = 1, \d do\n  if wrong_type.*)(\nfor i = 0, acks - 1 do\n  redis.call\('XACK'.*?\nend\n)"
+    r"(?s)(\nfor i = 1, \d do\n  if wrong_type.*)(\nfor log, ids in pairs\(entries\) do -- in slices.*?\nend\n)"
 )
 SEEN = "'NX', score, digest) == 1"
 ANY_STATE = (COMMIT, "if expected ~= '' and version", "if false and version")

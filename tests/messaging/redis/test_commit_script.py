@@ -12,7 +12,7 @@ from rustic_host.errors import (
     MessagingError,
     OwnershipLostError,
 )
-from rustic_host.messaging.delivery import Kept, Result, frames_of
+from rustic_host.messaging.delivery import Entry, Kept, Result, frames_of
 from rustic_host.messaging.redis import keys
 from tests.messaging.bus import CLIENT, Bus, forward, message, numbers
 from tests.messaging.redis.heard import heard
@@ -129,6 +129,37 @@ def test_two_topics_are_acknowledged_each_in_its_own_log(bus: Bus) -> None:
     ]  # fmt: skip
     consumer.commit([Result(entry, "ok") for entry in entries[1:]])
     assert (bus.pending("a"), bus.pending("b")) == (1, 0)
+
+
+def read_all(bus: Bus, count: int) -> list[Entry]:
+    """Entries without a message, all pending."""
+    with bus.raw.pipeline(transaction=False) as pipeline:
+        for _ in range(count):
+            pipeline.xadd(bus.log(), {"m": "{}"})
+        ids = pipeline.execute()
+    bus.raw.xreadgroup(CLIENT, "rustic-host", {bus.log(): ">"}, count=count)
+    return [Entry("t", entry_id.decode(), b"{}") for entry_id in ids]
+
+
+def test_entries_behind_others_that_stay_pending(bus: Bus) -> None:
+    consumer = bus.consumer()
+    entries = read_all(bus, 8)
+    consumer.commit([Result(entry, "ok") for entry in (entries[6], entries[0], entries[3])])
+    assert bus.pending() == 5
+    before = bus.dump()
+    with pytest.raises(CommitRefusedError, match=f"gone {entries[6].entry_id}"):
+        consumer.commit([Result(entry, "ok") for entry in (entries[1], entries[7], entries[6])])
+    assert bus.dump() == before
+    consumer.commit([Result(entry, "ok") for entry in entries if entry not in (entries[6], entries[0], entries[3])])
+    assert bus.pending() == 0
+
+
+def test_more_entries_than_a_call_of_a_script_takes_arguments(bus: Bus) -> None:
+    consumer = bus.consumer()
+    entries = read_all(bus, 8100)
+    consumer.commit([Result(entry, "filtered") for entry in entries])
+    assert bus.pending() == 0
+    assert bus.outcomes() == {"filtered": 8100}
 
 
 def test_state_of_one_commit_is_the_base_of_the_next(bus: Bus) -> None:

@@ -26,6 +26,12 @@ local first_tried = 13 + early
 local first_ack = first_tried + tried
 local first_count = first_ack + 2 * acks
 local first_output = first_count + 2 * increments
+local entries = {} -- of each log
+for i = 0, acks - 1 do
+  local log = KEYS[4 + tonumber(ARGV[first_ack + 2 * i])]
+  entries[log] = entries[log] or {}
+  table.insert(entries[log], ARGV[first_ack + 2 * i + 1])
+end
 
 local function wrong_type(key, want)
   local kind = redis.call('TYPE', key).ok
@@ -49,10 +55,15 @@ for i = 0, outputs - 1 do
     if wrong_type(KEYS[k + 2], 'zset') then return {0, 'type', KEYS[k + 2]} end
   end
 end
-for i = 0, acks - 1 do
-  local log, id = KEYS[4 + tonumber(ARGV[first_ack + 2 * i])], ARGV[first_ack + 2 * i + 1]
-  local pending = redis.pcall('XPENDING', log, group, id, id, 1)
-  if pending.err or #pending == 0 then return {0, 'gone', id} end
+for log, ids in pairs(entries) do
+  local pending = {} -- a batch is mostly just what is pending first: one question for all of it, and one for each other
+  for _, first in ipairs(redis.pcall('XPENDING', log, group, '-', '+', #ids)) do pending[first[1]] = true end
+  for _, id in ipairs(ids) do
+    if not pending[id] then
+      local found = redis.pcall('XPENDING', log, group, id, id, 1)
+      if found.err or #found == 0 then return {0, 'gone', id} end
+    end
+  end
 end
 
 local function may_not(...)
@@ -73,8 +84,8 @@ for _, k in pairs(topics) do
   if may_not('PUBLISH', KEYS[k + 2], '') then return {0, 'acl', 'PUBLISH'} end
 end
 
-for i = 0, acks - 1 do
-  redis.call('XACK', KEYS[4 + tonumber(ARGV[first_ack + 2 * i])], group, ARGV[first_ack + 2 * i + 1])
+for log, ids in pairs(entries) do -- in slices: a call takes some thousand arguments
+  for i = 1, #ids, 1000 do redis.call('XACK', log, group, unpack(ids, i, math.min(i + 999, #ids))) end
 end
 for i = 13, first_tried - 1 do redis.call('HDEL', KEYS[4], ARGV[i]) end
 for i = first_tried, first_ack - 1 do redis.call('HDEL', KEYS[1], ARGV[i]) end
