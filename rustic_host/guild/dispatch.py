@@ -117,13 +117,18 @@ def _run_all(
         for handler in chosen
     ]
     failed = [run for run in runs if run.error is not None]
-    if not failed:
-        if len(runs) == 1:
-            publish(agent, runs[0].context._unsent)
-            return runs[0].result
-        publish(agent, [each for run in runs for each in run.context._unsent])
-        return _worst([run.result for run in runs])
+    if failed:
+        return _failure(agent, runs, failed, message, topic, span)
+    if len(runs) == 1:
+        publish(agent, runs[0].context._unsent)
+        return runs[0].result
+    publish(agent, [each for run in runs for each in run.context._unsent])
+    return _worst([run.result for run in runs])
 
+
+def _failure(
+    agent: "Agent[Any]", runs: list[_Run], failed: list[_Run], message: Message, topic: str, span: "Span | None"
+) -> Failed:
     def conclude(final: bool) -> None:
         with get_tracer().inside(span):
             if final:
