@@ -37,9 +37,12 @@ class Frame(NamedTuple):
     """Where the topic lies, when that is not the publisher's own namespace."""
 
 
+_FIRST_LATE = (Priority.NORMAL + 1) << 61
+
+
 def is_late(message_id: int) -> bool:
     """Whether a message with this id is less urgent than normal: others may come before it that are younger."""
-    return message_id >> 61 > Priority.NORMAL
+    return message_id >= _FIRST_LATE
 
 
 def digest_of(body: bytes) -> bytes:

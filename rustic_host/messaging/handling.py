@@ -171,13 +171,14 @@ class Reading:
 
     def __init__(self, handling: Handling, client: Client, state: StateHolder | None) -> None:
         self._handling, self._client, self._state = handling, client, state
-        self._ahead: dict[Entry, Parsed] = {}  # with their bytes: ids come again when a server lost some
+        # By id(): hashing an entry would hash its bytes; and each lies in its value, so that its id() is no other's.
+        self._ahead: dict[int, tuple[Entry, Parsed]] = {}
 
     def handle(self, entry: Entry) -> Result | Later:
         """Deliver one log entry; what the client sends meanwhile is part of the result, or void with Later."""
         handling, client = self._handling, self._client
-        ahead = self._ahead.pop(entry, None)
-        message, error = ahead or _parsed(entry)
+        ahead = self._ahead.pop(id(entry), None)
+        message, error = ahead[1] if ahead else _parsed(entry)
         if message is None:
             return handling.given_up(client, entry, None, "quarantined", error)
         if message.ttl is not None and (late := handling.late(client, entry.topic, message)):
@@ -214,7 +215,7 @@ class Reading:
     def order(self, entries: list[Entry]) -> list[Entry]:
         """As the client orders their messages, behind those that cannot be read; each is parsed here once."""
         parsed = [_parsed(entry) for entry in entries]
-        self._ahead = dict(zip(entries, parsed, strict=True))
+        self._ahead = {id(entry): (entry, read) for entry, read in zip(entries, parsed, strict=True)}
         messages = [message for message, _ in parsed if message is not None]
         chosen = ordered(self._client, messages)
         if len(chosen) == len(entries) and all(map(is_, chosen, messages)):

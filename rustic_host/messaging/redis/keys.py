@@ -52,7 +52,8 @@ class Keys:
         """Where the publish script puts one copy by its id: the documented index, in the slot of the topic."""
         if topic == RELAY_TOPIC:  # no message to others: it is overwritten by the next
             return f"{self.prefix}rustic-host:{namespace}:relay:last"
-        return self.message_key(self.slot_namespace(namespace, topic), message_id)
+        home = self.slot_namespace(namespace, topic) if self.cluster else namespace
+        return f"{self.prefix}msg:{home}:{message_id}"
 
     def counts_key(self, namespace: str) -> str:
         """HASH of exact counts; the fields are made by :mod:`rustic_host.messaging.counts`."""
