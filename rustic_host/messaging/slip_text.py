@@ -54,6 +54,8 @@ def text_of(slip: RoutingSlip) -> str:
     steps = slip.steps
     if slip.__class__ is not RoutingSlip or steps.__class__ is not list:
         raise TypeError("no plain slip")
+    if not steps:  # they were taken: so most messages end
+        return '{"steps":[]}'
     try:
         kept = [*map(kept_of, steps)]
     except AttributeError:

@@ -86,7 +86,7 @@ def _way(conversation: Any, header: Any, slip: Any, history: Any, ttl: Any, erro
         f',"ttl":{"null" if ttl is None else _int(ttl)}'
         f',"is_error_message":{"false" if error is False else _true(error)}'
         f',"traceparent":{"null" if trace is None else quoted(trace)}'
-        f',"session_state":{"null" if state is None else _json(state).decode()}'
+        f',"session_state":{"null" if state is None else "{}" if state == {} else _json(state).decode()}'
     )
 
 
