@@ -2,7 +2,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from threading import Barrier, Event, Lock
+from threading import Barrier, Event, Thread, current_thread
 
 import pytest
 from hypothesis import given
@@ -196,22 +196,51 @@ def test_threads_share_a_generator() -> None:
     assert len(set(made)) == 16_000
 
 
-def test_threads_take_turns() -> None:
-    inside, overlapped = Lock(), Event()
+@pytest.mark.parametrize("at", [NOW - 5, NOW, NOW + 1, NOW + 5])
+def test_a_thread_that_stood_still_at_the_clock_makes_an_id_of_its_own(at: int) -> None:
+    asked, go_on = Event(), Event()
+    read = iter([NOW])
 
     def clock() -> int:
-        if not inside.acquire(blocking=False):
-            overlapped.set()
-            return NOW
-        overlapped.wait(timeout=0.1)
-        inside.release()
-        return NOW
+        if current_thread() is not slow:
+            return next(read, NOW + 3)
+        asked.set()
+        assert go_on.wait(10)
+        return at
 
-    generator = GemstoneGenerator(1, clock=clock)
-    with ThreadPoolExecutor(2) as pool:
-        made = list(pool.map(lambda _: generator.get_id(), range(2)))
-    assert not overlapped.is_set()
-    assert len(set(made)) == 2
+    generator = GemstoneGenerator(1, sequence_block=(0, 2), clock=clock)
+    late: list[GemstoneID] = []
+    slow = Thread(target=lambda: late.append(generator.get_id()))
+    before = generator.get_id()
+    slow.start()
+    assert asked.wait(10)
+    meanwhile = [generator.get_id() for _ in range(5)]
+    go_on.set()
+    slow.join(10)
+    after = [generator.get_id() for _ in range(3)]
+    assert [before, *meanwhile, *after] == sorted({before, *meanwhile, *after})
+    assert before < late[0] < after[0]
+    assert late[0] not in meanwhile
+
+
+@pytest.mark.usefixtures("_eager_threads")
+def test_whoever_is_told_of_an_id_makes_a_larger_one() -> None:
+    readings = iter([NOW, NOW + 1, NOW, NOW + 2, NOW + 2, NOW + 3] * 20_000)
+    generator = GemstoneGenerator(1, sequence_block=(0, 5), clock=lambda: next(readings))
+    told, wrong = GemstoneID.from_int(0), list[tuple[GemstoneID, GemstoneID]]()
+
+    def make(_: int) -> None:
+        nonlocal told
+        for _ in range(3_000):
+            before = told
+            made = generator.get_id()
+            if made <= before:
+                wrong.append((before, made))
+            told = made
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(make, range(8)))
+    assert not wrong
 
 
 def test_4096_generators_never_collide() -> None:
