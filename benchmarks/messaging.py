@@ -102,6 +102,12 @@ def messages(side: Side, times: int) -> Iterator[Row]:
         yield f"construct with its id{name}", cost(lambda fields=fields: side.message(**fields), times)  # type: ignore[misc]
         yield f"serialize{name}", cost(write, times)
         yield f"parse{name}", cost(lambda read=read, text=text: read(text), times)  # type: ignore[misc]
+        yield f"parse and serialize once{name}", cost(lambda read=read, text=text: sent_on(side, read(text)), times)  # type: ignore[misc]
+
+
+def sent_on(side: Side, message: Any) -> object:
+    """A message that was read, as it is written."""
+    return message.to_json_bytes() if side.ours else message.to_json()
 
 
 def ignore(message: Any) -> None:
