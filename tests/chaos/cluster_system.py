@@ -17,6 +17,9 @@ INDEX_TTL = 20
 
 KEYS_AT_ONCE = 200
 
+NODE_TIMEOUT_MS = 15_000
+"""The servers' own default: a long log is moved in one piece, and its node is silent meanwhile."""
+
 SLOT = key_slot(GUILD.encode())
 
 

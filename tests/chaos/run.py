@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.chaos.cluster_system import ClusterSystem
+from tests.chaos.cluster_system import NODE_TIMEOUT_MS, ClusterSystem
 from tests.chaos.faults import NothingInFlightError, inject
 from tests.chaos.judge import Verdict, judge, messages_of
 from tests.chaos.plan import Fault, plan
@@ -121,7 +121,9 @@ def run_chaos(
 def _system(folder: Path, binary: str | Path, rate: float, cluster: bool) -> Iterator[System]:
     with ExitStack() as stack:
         if cluster:
-            made: System = ClusterSystem(stack.enter_context(redis_cluster(folder, binary=binary)), rate)
+            made: System = ClusterSystem(
+                stack.enter_context(redis_cluster(folder, binary=binary, timeout_ms=NODE_TIMEOUT_MS)), rate
+            )
         else:
             made = System(stack.enter_context(redis_server(folder, binary=binary)), rate)
         yield stack.enter_context(made)

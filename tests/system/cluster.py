@@ -25,7 +25,8 @@ WAIT_SECONDS = 30.0
 class ClusterNode:
     """One node; what it stores lies in ``folder`` and outlives :meth:`kill9`."""
 
-    def __init__(self, folder: Path, binary: Path) -> None:
+    def __init__(self, folder: Path, binary: Path, timeout_ms: int) -> None:
+        self._timeout_ms = timeout_ms
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.binary = folder, binary
         self.port = self._bus_port = 0
@@ -60,7 +61,7 @@ class ClusterNode:
             "save": "",
             "cluster-enabled": "yes",
             "cluster-config-file": "nodes.conf",
-            "cluster-node-timeout": NODE_TIMEOUT_MS,
+            "cluster-node-timeout": self._timeout_ms,
         }
         argv = [str(self.binary), *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
         self._process = LoggedProcess(argv, log=self.folder / "server.log")
@@ -84,8 +85,8 @@ class ClusterNode:
 class RedisCluster:
     """The masters in the order of their slots; replicas that a test adds come behind them."""
 
-    def __init__(self, folder: Path, binary: Path) -> None:
-        self._folder, self._binary = folder, binary
+    def __init__(self, folder: Path, binary: Path, timeout_ms: int) -> None:
+        self._folder, self._binary, self._timeout_ms = folder, binary, timeout_ms
         self.nodes: list[ClusterNode] = []
         self._stack = ExitStack()
 
@@ -137,7 +138,7 @@ class RedisCluster:
         ):
             yield
             while keys := give.execute_command("CLUSTER", "GETKEYSINSLOT", slot, at_once):
-                command = ["MIGRATE", "127.0.0.1", self.nodes[target].port, "", 0, 5000, "REPLACE", "KEYS", *keys]
+                command = ["MIGRATE", "127.0.0.1", self.nodes[target].port, "", 0, 20_000, "REPLACE", "KEYS", *keys]
                 _until(lambda command=command: _accepted(lambda: give.execute_command(*command)))  # type: ignore[misc]
                 yield
             take.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
@@ -168,7 +169,7 @@ class RedisCluster:
         return "cluster_state:ok" in info and "handshake" not in known and len(known.splitlines()) >= len(self.nodes)
 
     def _add(self) -> ClusterNode:
-        node = ClusterNode(self._folder / f"node-{len(self.nodes)}", self._binary)
+        node = ClusterNode(self._folder / f"node-{len(self.nodes)}", self._binary, self._timeout_ms)
         self._stack.callback(node.close)
         node.start()
         self.nodes.append(node)
@@ -187,9 +188,14 @@ class RedisCluster:
 
 
 @contextmanager
-def redis_cluster(folder: Path, *, binary: str | Path = "redis-server") -> Iterator[RedisCluster]:
-    """Start a cluster; ``binary`` as for :func:`tests.system.servers.redis_server`."""
-    cluster = RedisCluster(folder, binary if isinstance(binary, Path) else need(binary))
+def redis_cluster(
+    folder: Path, *, binary: str | Path = "redis-server", timeout_ms: int = NODE_TIMEOUT_MS
+) -> Iterator[RedisCluster]:
+    """Start a cluster; ``binary`` as for :func:`tests.system.servers.redis_server`.
+
+    ``timeout_ms``: a node that has said nothing for so long has failed.
+    """
+    cluster = RedisCluster(folder, binary if isinstance(binary, Path) else need(binary), timeout_ms)
     with contextlib.closing(cluster):
         cluster.start()
         yield cluster
