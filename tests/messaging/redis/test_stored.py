@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rustic_host.messaging import GemstoneID, Message, MessagingConfig, MessagingInterface, Priority
+from rustic_host.messaging.counts import Count
 from rustic_host.messaging.delivery import frames_of
 from rustic_host.messaging.gemstone_id import EPOCH_MS
 from rustic_host.messaging.redis import keys, stored
@@ -16,7 +17,8 @@ from rustic_host.messaging.redis.importer import Importer
 from rustic_host.messaging.redis.link import Argument, Link, Script
 from rustic_host.messaging.redis.publisher import Publisher
 from rustic_host.messaging.redis.stored import FIRST_PAGE, Stored
-from tests.messaging.bus import OUTSIDE, Bus, message
+from rustic_host.messaging.sizes import LARGE_MESSAGE_BYTES
+from tests.messaging.bus import GENERATOR, OUTSIDE, Bus, message
 from tests.messaging.redis import foreign
 from tests.system.servers import RedisServer
 
@@ -132,6 +134,29 @@ def import_all(bus: Bus, topic: str) -> None:
     link.close()
 
 
+def test_late_ones_are_counted_apart_and_published_all_the_same(bus: Bus) -> None:
+    large = Message(
+        GENERATOR.get_id(Priority.LOW), sender=OUTSIDE, topics="t", payload={"text": "x" * LARGE_MESSAGE_BYTES}
+    )
+    publish(bus, made(), made(Priority.LOW), large)
+    foreign.store(bus, made(Priority.LOWEST))
+    foreign.store(bus, made(ms=1))
+    import_all(bus, "t")
+    found = bus.counts()
+    assert found == {
+        Count("published", "t"): 2,
+        Count("published_late", "t"): 2,
+        Count("published_large_late", "t"): 1,
+        Count("imported", "t"): 2,
+    }
+    assert {count.kind: (count.is_published, count.is_large) for count in found} == {
+        "published": (True, False),
+        "published_late": (True, False),
+        "published_large_late": (True, True),
+        "imported": (False, False),
+    }
+
+
 @pytest.mark.parametrize("message_id", [-1, 0, (1 << 64) - 1, 1 << 64, 5 << 61])
 def test_ids_that_nobody_has_are_asked_for(bus: Bus, counting: Counting, message_id: int) -> None:
     sent = [made(Priority.URGENT), made()]
@@ -194,7 +219,7 @@ def store(bus: Bus, publisher: Publisher, topic: str, each: Publishing) -> None:
             bus.raw.zadd(f"{bus.namespace}:{topic}", {body: each.score})
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     before=st.lists(MESSAGES, max_size=12),
     after=st.lists(MESSAGES, max_size=4),
