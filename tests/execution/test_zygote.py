@@ -124,7 +124,7 @@ def test_a_shutdown_does_not_wait_for_an_import(messaging: MessagingConfig, tmp_
         gate.wait_for_handler()
         begun = time.monotonic()
         engine.shutdown()
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 30
     assert "shut down while the zygote was importing" in events.wait_for("exited").detail["error"]
     assert [log for log in logs if log["log_level"] == "error"] == []  # nothing went wrong
 

@@ -125,7 +125,7 @@ def test_time_is_bounded_between_steps() -> None:
     started = time.monotonic()
     with pytest.raises(RoutingError, match="timeout after 50 ms"):
         expression.evaluate({"l": list(range(100))})
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_what_additions_make_is_bounded_altogether() -> None:

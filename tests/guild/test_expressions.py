@@ -85,7 +85,7 @@ def test_an_endless_expression_is_stopped() -> None:
     started = time.monotonic()
     with pytest.raises(RoutingError, match="timeout after 50"):
         expression.evaluate({})
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_too_deep_an_expression_is_stopped_and_works_again_after_that() -> None:
