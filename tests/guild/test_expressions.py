@@ -152,10 +152,10 @@ def test_infinite_numbers_are_refused() -> None:
     ],
 )
 def test_what_grows_without_bounds_is_stopped_before_it_fills_the_memory(source: str) -> None:
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(RoutingError, match=r"too much|\$pad to -?1000000000|timeout"):
         JsonataExpression(source, Limits(milliseconds=20_000)).evaluate({})
-    assert time.monotonic() - started < 15
+    assert time.process_time() - started < 15
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # KiB
 
 
