@@ -41,7 +41,7 @@ from tests.system.servers import redis_server
 
 STEADY_SECONDS = 30
 STATUS_SECONDS = 1.5  # of which it waits one for a server that is not known to be away
-AWAY_STOP_SECONDS = 25  # four to six of them are waits for the server: the id slots, the lease, the readers
+AWAY_STOP_SECONDS = 25  # four of them are waits for the server: slots of ids, the guild's lease
 
 
 @pytest.fixture
