@@ -106,6 +106,11 @@ class Client(ABC):
     def notify_new_message(self, message: Message) -> object:
         """Take one message from the interface; returns the handler's answer, or ``Later``."""
 
+    @property
+    def taker(self) -> MessageHandler:
+        """What takes the client's messages; :meth:`notify_new_message`, or what that comes to."""
+        return self.notify_new_message
+
     def order(self, messages: Sequence[Message]) -> Sequence[Message]:
         """The order in which messages that were read ahead are handled; as they arrived where this is not overridden.
 
@@ -127,3 +132,9 @@ class SimpleClient(Client):
     def notify_new_message(self, message: Message) -> object:
         """Call the handler."""
         return self._message_handler(message)
+
+    @property
+    def taker(self) -> MessageHandler:
+        """The handler itself, unless a subclass has a say: one call less for each message in memory."""
+        plain = type(self).notify_new_message is SimpleClient.notify_new_message
+        return self._message_handler if plain else self.notify_new_message

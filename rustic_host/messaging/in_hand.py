@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from rustic_host.errors import MessageError, OutboxFullError
 from rustic_host.messaging.backend import MessagingBackend
 from rustic_host.messaging.delivery import Entry, Frame, frames_of
 from rustic_host.messaging.message import Message
-from rustic_host.messaging.published import Frozen, freeze, hand_out, size_of
+from rustic_host.messaging.published import ID, TOPIC, Frozen, freeze, hand_out, size_of
 from rustic_host.messaging.pump import Pump
 
 OUTBOX_FRAMES = 16384
@@ -109,8 +109,8 @@ class InMemory(InHand):
     client_id: str
     fields: Frozen
     """Of the message."""
-    sent: list[Message]
-    """For the end; empty at first."""
+    sent: Sequence[Message] = ()
+    """For the end."""
 
     @property
     def kept(self) -> Mapping[str, bytes]:
@@ -119,7 +119,7 @@ class InMemory(InHand):
 
     @property
     def _at(self) -> tuple[str, str, int]:
-        return self.client_id, self.fields.topic_published_to or "", self.fields.id
+        return self.client_id, self.fields[TOPIC] or "", self.fields[ID]
 
     def publish(self, message: Message) -> None:
         """After the handler, as it is now; raises as :meth:`InLog.publish`, for the number of messages alone."""
@@ -127,11 +127,11 @@ class InMemory(InHand):
         self.owner.backend.sizes.check(message, size_of(frozen))
         if len(self.sent) >= OUTBOX_FRAMES:
             raise OutboxFullError(f"a handler may send {OUTBOX_FRAMES} messages at its end")
-        self.sent.append(hand_out(frozen))
+        self.sent = [*self.sent, hand_out(frozen)]
 
     def void(self) -> None:
         """Drop it."""
-        self.sent = []
+        self.sent = ()
 
     def send_early(self, key: str, kept: bytes, message: Message | None = None) -> bytes:
         """At once."""

@@ -2,12 +2,13 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from rustic_host.messaging.client import Client
 from rustic_host.messaging.delivery import Later
 from rustic_host.messaging.held import Held
 from rustic_host.messaging.message import Message
+from rustic_host.messaging.published import Frozen, hand_out
 from rustic_host.telemetry.logs import get_logger
 
 JOIN_SECONDS = 30.0
@@ -40,10 +41,14 @@ class Inbox:
         thread: str = "",
     ) -> None:
         self._client, self._present = client, present
-        self._one_at_a_time, self._threaded = exclusive or bool(thread) or client.one_at_a_time, bool(thread)
+        self.one_at_a_time, self._threaded = exclusive or bool(thread) or client.one_at_a_time, bool(thread)
+        self.deliver: Callable[[Frozen], object] = self._deliver
+        """Takes one message as it is stored; may be replaced by a shorter way that does as :meth:`take` does."""
         self._changed = threading.Condition()
         self._waiting: list[Message] = []
         self._held = Held[Message](clock)
+        self.due: Mapping[str, float] = self._held.due
+        """Topics that are held up, to look at."""
         self._closed = False
         self._busy: threading.Thread | None = None
         self._watch: threading.Thread | None = None
@@ -57,9 +62,9 @@ class Inbox:
 
     def take(self, message: Message) -> None:
         """Take one message from the backend."""
-        if not (self._one_at_a_time or self._held.due):
+        if not (self.one_at_a_time or self._held.due):
             if isinstance(answer := self._present(message), Later):
-                self._put_off(message, answer)
+                self.put_off(message, answer)
             return
         with self._changed:
             if self._closed:
@@ -71,6 +76,9 @@ class Inbox:
                 return
             self._busy = threading.current_thread()
         self._drain()
+
+    def _deliver(self, fields: Frozen) -> None:
+        self.take(hand_out(fields))
 
     def forget(self, topics: Iterable[str]) -> None:
         """Drop what waits of these topics: the client has unsubscribed."""
@@ -141,9 +149,10 @@ class Inbox:
             log.exception("subscriber_failed", topic=_topic(message), client=self._client.id, message_id=message.id)
             return
         if isinstance(answer, Later):
-            self._put_off(message, answer)
+            self.put_off(message, answer)
 
-    def _put_off(self, message: Message, answer: Later) -> None:
+    def put_off(self, message: Message, answer: Later) -> None:
+        """Present a message again when its time has come."""
         topic = _topic(message)
         with self._changed:
             if self._closed:

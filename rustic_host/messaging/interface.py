@@ -27,6 +27,8 @@ from rustic_host.messaging.state_changes import SLOW_AT, StateChange, StateChang
 from rustic_host.messaging.subscriptions import Subscriptions
 from rustic_host.messaging.tags import AgentTag
 
+_in_hand = in_hand.current.get
+
 REQUESTER = SimpleClient("requester", "requester", lambda message: None)
 """Who asks where no client is named."""
 
@@ -122,7 +124,7 @@ class MessagingInterface:
         """
         if not message.topics:
             raise MessageError(f"message {message.id} of {sender.id} names no topic")
-        if hand := in_hand.of(self._handling):
+        if _in_hand() is not None and (hand := in_hand.of(self._handling)):
             hand.publish(message)
         else:
             self.backend.store_copies(self.namespace, message)
@@ -241,7 +243,7 @@ class MessagingInterface:
             if reader := self._reader(client):
                 reader.refresh()
             else:
-                self._plain.join(self._full(name), client)
+                self._plain.join(self._full(name), name, client)
         except BaseException:
             if new:
                 self._subscriptions.remove(name, client.id)

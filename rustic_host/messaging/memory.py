@@ -11,7 +11,7 @@ from rustic_host.messaging.delivery import Entry, home_of
 from rustic_host.messaging.gemstone_id import GemstoneGenerator
 from rustic_host.messaging.memory_store import MemoryStore, Topic
 from rustic_host.messaging.message import Message
-from rustic_host.messaging.published import Frozen, freeze, hand_out, size_of
+from rustic_host.messaging.published import ID, PAYLOAD, STATE, Frozen, freeze, hand_out, on_topic, size_of
 from rustic_host.telemetry.logs import get_logger
 
 MESSAGE_TTL = 3600.0
@@ -80,22 +80,27 @@ class InMemoryMessagingBackend(MessagingBackend):
 
     def store_message(self, namespace: str, topic: str, message: Message) -> None:
         """Store, then call each subscriber; raises MessageTooLargeError before that, but for a dead letter."""
-        fields = freeze(message)
+        fields = freeze(message, None, (now := self._store.clock()) + self._ttl)
         if not topic.endswith(f":{DEAD_LETTER_TOPIC}"):  # it holds a message that was not too large
             self.sizes.check(message, size_of(fields))
-        self._deliver(self._store.put(namespace, topic, fields, self._ttl, self._limit), fields)
+        self._deliver(self._store.put(namespace, topic.removeprefix(f"{namespace}:"), fields, now, self._limit), fields)
 
     def store_copies(self, namespace: str, message: Message) -> None:
         """Store on all topics of the message, then call their subscribers; raises MessageTooLargeError before that."""
-        topic = message.topics
-        fields = freeze(message, topic if isinstance(topic, str) else None)
-        self.sizes.check(message, size_of(fields))
-        if isinstance(topic, str) and not self.shared_namespace:
-            stored = self._store.put(namespace, f"{namespace}:{topic}", fields, self._ttl, self._limit)
-            self._deliver(stored, fields)
+        topic, now = message.topics, self._store.clock()
+        if not isinstance(topic, str) or self.shared_namespace:
+            self._store_several(namespace, message, now)
             return
+        fields = freeze(message, topic, now + self._ttl)
+        if fields[STATE] is not None or len(fields[PAYLOAD]) > self.sizes.surely_small:
+            self.sizes.check(message, size_of(fields))
+        self._deliver(self._store.put(namespace, topic, fields, now, self._limit), fields)
+
+    def _store_several(self, namespace: str, message: Message, now: float) -> None:
+        fields = freeze(message, None, now + self._ttl)
+        self.sizes.check(message, size_of(fields))
         with self._store.lock:
-            copies = [self._put_copy(namespace, topic, fields) for topic in dict.fromkeys(message.topic_list)]
+            copies = [self._put_copy(namespace, topic, fields, now) for topic in dict.fromkeys(message.topic_list)]
         first, *others = copies
         self._deliver(*first, others)
 
@@ -140,14 +145,18 @@ class InMemoryMessagingBackend(MessagingBackend):
         if self.counting:
             self._store.count_processed(namespace, topic, client_id, outcome)
 
+    def tally(self, namespace: str, topic: str, client_id: str, outcome: str) -> Callable[[], object]:
+        """A plain number to add to."""
+        return self._store.tally(namespace, topic, client_id, outcome)
+
     def counts(self, namespace: str) -> dict[str, int]:
         """Exact counts by the names of :mod:`~rustic_host.messaging.counts`, of all interfaces of the process."""
         return self._store.counts(namespace)
 
-    def _put_copy(self, namespace: str, topic: str, fields: Frozen) -> Delivery:
+    def _put_copy(self, namespace: str, topic: str, fields: Frozen, now: float) -> Delivery:
         home = home_of(topic, namespace, self.shared_namespace) if self.shared_namespace else namespace
-        copy = fields._replace(topic_published_to=topic)
-        return self._store.put(home, f"{home}:{topic}", copy, self._ttl, self._limit), copy
+        copy = on_topic(fields, topic)
+        return self._store.put(home, topic, copy, now, self._limit), copy
 
     def _deliver(self, topic: Topic, fields: Frozen, others: Iterable[Delivery] = ()) -> None:
         turn = _deliveries.turn
@@ -161,11 +170,11 @@ class InMemoryMessagingBackend(MessagingBackend):
         try:
             while True:
                 handlers = topic.snapshot
-                for handler in self._store.handlers(topic) if handlers is None else handlers:
+                for deliver in self._store.handlers(topic) if handlers is None else handlers:
                     try:
-                        handler(hand_out(fields))
+                        deliver(fields)
                     except Exception as error:
-                        log.exception("subscriber_failed", topic=topic.name, message_id=fields.id)
+                        log.exception("subscriber_failed", topic=topic.name, message_id=fields[ID])
                         self._store_letter(topic.name, fields, error)
                 if not waiting:
                     return

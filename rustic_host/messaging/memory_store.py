@@ -8,13 +8,15 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush, heapreplace
 from itertools import chain, count, islice, takewhile
+from operator import itemgetter
 
 from rustic_host.messaging import counts as names
 from rustic_host.messaging.by_id import ById
 from rustic_host.messaging.message import Message
-from rustic_host.messaging.published import Frozen
+from rustic_host.messaging.published import EXPIRES, ID, Frozen, FrozenHandler, hand_out
 
 Handler = Callable[[Message], object]
+Deliver = Callable[[Frozen], object]
 Owner = int
 """``id`` of the backend object that subscribed."""
 
@@ -25,10 +27,6 @@ SWEPT_TOPICS = 16
 """How many topics one publishing thread looks after: it must not pay for all that expire at once."""
 
 
-Record = tuple[float, Frozen]
-"""One stored message: when it expires, by the store's clock, and its fields."""
-
-
 BATCH = 256
 """How many new messages a topic indexes at once, and may hold beyond its limit until then. One at a time is dearer."""
 
@@ -37,29 +35,62 @@ FORGOTTEN_TOPICS = 10_000
 """Topics that are no more, and are counted one by one all the same; of older ones the sums are kept."""
 
 
-class Space:
-    """What the topics of a namespace share: its messages by id."""
+_id_of = itemgetter(ID)
 
-    __slots__ = ("by_id", "namespace", "unindexed")
+
+class Tally:
+    """A count to which threads add without a lock: ``next`` of an ``itertools.count`` is one step for all of them."""
+
+    __slots__ = ("_joined", "_looks", "add")
+
+    def __init__(self) -> None:
+        self.add: Callable[[], int] = count().__next__
+        """Adds one."""
+        self._looks = 0
+        self._joined = 0
+
+    def join(self, other: "Tally") -> None:
+        """Add all of another one, that is no more."""
+        self._joined += other.total()
+
+    def total(self) -> int:
+        """How often something was added; under a lock, as each look adds one that is taken off again."""
+        self._looks += 1
+        return self.add() + 1 - self._looks + self._joined
+
+
+def _deliver_of(handler: Handler) -> Deliver:
+    return handler.deliver if isinstance(handler, FrozenHandler) else lambda fields: handler(hand_out(fields))
+
+
+class Space:
+    """The topics of a namespace that store messages, and these by id."""
+
+    __slots__ = ("by_id", "namespace", "topics", "unindexed")
 
     def __init__(self, namespace: str = "") -> None:
         self.namespace = namespace
-        self.by_id: dict[int, Record] = {}
+        self.topics: dict[str, Topic] = {}
+        """Those that store messages, without namespace."""
+        self.by_id: dict[int, Frozen] | None = None
+        """None until somebody asks for messages by id, which few do: it costs each message a good deal."""
         self.unindexed: dict[Topic, None] = {}
         """Topics with messages that are not among them yet."""
 
-    def note(self, numbers: list[int], records: list[Record]) -> None:
+    def note(self, numbers: list[int], stored: list[Frozen]) -> None:
         """Add messages; of those with the same id the one that was stored last stays (with another TTL: stays last)."""
-        by_id = self.by_id
-        for number, record in zip(numbers, records, strict=True):
-            if (other := by_id.get(number)) is None or other[0] <= record[0]:
-                by_id[number] = record
+        if (by_id := self.by_id) is None:
+            return
+        for number, fields in zip(numbers, stored, strict=True):
+            if (other := by_id.get(number)) is None or other[EXPIRES] <= fields[EXPIRES]:
+                by_id[number] = fields
 
-    def forget(self, numbers: list[int], records: list[Record]) -> None:
+    def forget(self, numbers: list[int], stored: list[Frozen]) -> None:
         """Remove messages, unless others with their ids are there."""
-        by_id = self.by_id
-        for number, record in zip(numbers, records, strict=True):
-            if by_id.get(number) is record:
+        if (by_id := self.by_id) is None:
+            return
+        for number, fields in zip(numbers, stored, strict=True):
+            if by_id.get(number) is fields:
                 del by_id[number]
 
 
@@ -72,51 +103,53 @@ class Topic:
         name: with its namespace.
     """
 
-    __slots__ = ("arrived", "by_id", "handlers", "limit", "name", "new", "published", "snapshot", "space", "watched")
+    __slots__ = ("arrived", "bare", "by_id", "handlers", "limit", "name", "new", "published", "snapshot", "space")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.by_id: ById[Record] = ById()
-        self.arrived: deque[Record] = deque()
-        """All, in order of arrival, what is not indexed yet too."""
-        self.new: list[Record] = []
-        """What is not indexed yet."""
+        self.by_id: ById[Frozen] = ById()
+        self.arrived: deque[Frozen] = deque()
+        """All that is indexed, in order of arrival."""
+        self.new: list[Frozen] = []
+        """What came after that."""
+        self.bare = ""
+        """Its name without namespace, while it stores messages."""
         self.limit = 0
-        """How many it stores."""
+        """How many it stores; 0 while it is not watched."""
         self.space = Space()
         """Its namespace's."""
         self.handlers: dict[Owner, list[Handler]] = {}
-        self.snapshot: tuple[Handler, ...] | None = ()
+        self.snapshot: tuple[Deliver, ...] | None = ()
         """The handlers as they are called; None when it is to be made anew."""
         self.published = 0
         """Indexed messages of all time."""
-        self.watched = False
-        """Whether the store looks at it again when its oldest message expires."""
 
     def index(self) -> None:
         """Index what is new, and forget what is too much."""
         if new := self.new:
             self.new = []
-            numbers = [fields.id for _, fields in new]
+            numbers = [*map(_id_of, new)]
             self.by_id.extend(numbers, new)
             self.space.note(numbers, new)
             self.space.unindexed.pop(self, None)
             self.published += len(new)
+            self.arrived += new
         if (over := len(self.arrived) - self.limit) > 0:
             self._drop(over)
 
     def drop_expired(self, now: float) -> None:
         """Forget what is over; in the order of arrival, so a short TTL waits for a longer one before it."""
         self.index()
-        if over := sum(1 for _ in takewhile(lambda record: record[0] <= now, self.arrived)):
+        if over := sum(1 for _ in takewhile(lambda fields: fields[EXPIRES] <= now, self.arrived)):
             self._drop(over)
 
     def _drop(self, count: int) -> None:
         """Forget those that came first."""
-        records = [self.arrived.popleft() for _ in range(count)]
-        numbers = [fields.id for _, fields in records]
-        self.by_id.remove_all(numbers, records)
-        self.space.forget(numbers, records)
+        popleft = self.arrived.popleft
+        stored = [popleft() for _ in range(count)]
+        numbers = [*map(_id_of, stored)]
+        self.by_id.remove_all(numbers, stored)
+        self.space.forget(numbers, stored)
 
 
 class MemoryStore:
@@ -129,46 +162,51 @@ class MemoryStore:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.lock = threading.RLock()
         """Held while a message is stored; who holds it stores several as one."""
-        self._clock = clock
+        self._acquire, self._release = self.lock.acquire, self.lock.release  # two thirds of what ``with`` takes
+        self.clock = clock
         self._topics: dict[str, Topic] = {}
         self._spaces: dict[str, Space] = {}
         self._due: list[tuple[float, int, Topic]] = []  # a heap of the watched topics
         self._numbers = count()
         self._forgotten: dict[str, tuple[Space, int]] = {}  # published on topics that are no more, the last gone last
         self._others: Counter[str] = Counter()  # by namespace, published on those before
-        self._processed: dict[str, dict[str, dict[tuple[str, str], int]]] = {}  # by namespace and topic
+        self._processed: dict[str, dict[str, dict[tuple[str, str], Tally]]] = {}  # by namespace and topic
 
-    def put(self, namespace: str, name: str, fields: Frozen, ttl: float, limit: int) -> Topic:
-        """Store a message on a topic, and return that; it forgets its oldest beyond ``limit``."""
-        with self.lock:
-            now = self._clock()
+    def put(self, namespace: str, name: str, fields: Frozen, now: float, limit: int) -> Topic:
+        """Store a message on a topic (without namespace), and return that; it forgets its oldest beyond ``limit``."""
+        self._acquire()
+        try:
             if self._due and self._due[0][0] <= now:
                 self._sweep(now)
-            record = now + ttl, fields
-            topic = self._topics.get(name) or self._topic(name)
-            if not topic.watched or topic.limit != limit:
-                self._watch(topic, namespace, record[0], limit)
-            topic.arrived.append(record)
+            space = self._spaces.get(namespace)
+            if space is None or (topic := space.topics.get(name)) is None or topic.limit != limit:
+                topic = self._watch(namespace, name, fields[EXPIRES], limit)
             new = topic.new
-            new.append(record)
-            if len(new) >= BATCH:
-                topic.index()
-            elif len(new) == 1:
+            new.append(fields)
+            if len(new) == 1:
                 topic.space.unindexed[topic] = None
+            elif len(new) >= BATCH:
+                topic.index()
             return topic
+        finally:
+            self._release()
 
-    def _watch(self, topic: Topic, namespace: str, expires: float, limit: int) -> None:
+    def _watch(self, namespace: str, name: str, expires: float, limit: int) -> Topic:
+        topic = self._topic(f"{namespace}:{name}")
         topic.index()
-        topic.limit = limit
-        if not topic.watched:
-            topic.watched, topic.space = True, self._spaces.setdefault(namespace, Space(namespace))
+        if not topic.limit:
+            topic.space, topic.bare = self._spaces.setdefault(namespace, Space(namespace)), name
+            topic.space.topics[name] = topic
             heappush(self._due, (expires, next(self._numbers), topic))
+        topic.limit = limit
+        return topic
 
-    def handlers(self, topic: Topic) -> tuple[Handler, ...]:
+    def handlers(self, topic: Topic) -> tuple[Deliver, ...]:
         """Who hears of a message on ``topic`` now."""
         if (snapshot := topic.snapshot) is None:
             with self.lock:
-                snapshot = topic.snapshot = tuple(chain.from_iterable(topic.handlers.values()))
+                handlers = chain.from_iterable(topic.handlers.values())
+                snapshot = topic.snapshot = tuple(map(_deliver_of, handlers))
         return snapshot
 
     def add_handler(self, name: str, owner: Owner, handler: Handler) -> None:
@@ -197,8 +235,8 @@ class MemoryStore:
         with self.lock:
             if (topic := self._topics.get(name)) is None:
                 return []
-            topic.drop_expired(self._clock())
-            return [fields for _, fields in islice(topic.by_id.after(number), at_most)]
+            topic.drop_expired(self.clock())
+            return [*islice(topic.by_id.after(number), at_most)]
 
     def with_ids(self, namespace: str, numbers: Iterable[int]) -> list[Frozen]:
         """Those that are stored; one that was stored several times, as it was stored last."""
@@ -207,18 +245,18 @@ class MemoryStore:
                 return []
             for topic in tuple(space.unindexed):
                 topic.index()
-            now, found = self._clock(), map(space.by_id.get, numbers)
-            return [record[1] for record in found if record is not None and record[0] > now]
+            now, found = self.clock(), map(self._by_id(space).get, numbers)
+            return [fields for fields in found if fields is not None and fields[EXPIRES] > now]
 
     def count_processed(self, namespace: str, topic: str, client_id: str, outcome: str) -> None:
         """Note that a client is done with a message of a topic (without namespace)."""
-        key = client_id, outcome
-        with self.lock:
-            try:
-                processed = self._processed[namespace][topic]
-            except KeyError:
-                processed = self._processed.setdefault(namespace, {}).setdefault(topic, {})
-            processed[key] = processed.get(key, 0) + 1
+        try:
+            tally = self._processed[namespace][topic][client_id, outcome]
+        except KeyError:
+            with self.lock:
+                of_topic = self._processed.setdefault(namespace, {}).setdefault(topic, {})
+                tally = of_topic.setdefault((client_id, outcome), Tally())
+        tally.add()
 
     def counts(self, namespace: str) -> dict[str, int]:
         """Exact counts of a namespace, by the names that the scripts on Redis give them."""
@@ -227,7 +265,11 @@ class MemoryStore:
             published = {name: number for name, (_, number) in self._forgotten.items()}
             published |= {name: topic.published + len(topic.new) for name, topic in self._topics.items()}
             others = self._others[namespace]
-            processed = {topic: dict(tally) for topic, tally in self._processed.get(namespace, {}).items()}
+            processed = {
+                names.processed(topic, *key): tally.total()
+                for topic, tallies in self._processed.get(namespace, {}).items()
+                for key, tally in tallies.items()
+            }
         found = {
             names.published(name.removeprefix(mine)): number
             for name, number in published.items()
@@ -236,9 +278,14 @@ class MemoryStore:
         if others:
             name = names.published(names.OTHER_TOPICS)
             found[name] = found.get(name, 0) + others
-        return found | {
-            names.processed(topic, *key): number for topic, tally in processed.items() for key, number in tally.items()
-        }
+        return found | processed
+
+    def _by_id(self, space: Space) -> dict[int, Frozen]:
+        if space.by_id is None:
+            space.by_id = {}
+            for topic in space.topics.values():
+                space.note([*map(_id_of, topic.arrived)], [*topic.arrived])
+        return space.by_id
 
     def _topic(self, name: str) -> Topic:
         if (topic := self._topics.get(name)) is None:
@@ -254,15 +301,16 @@ class MemoryStore:
             topic = self._due[0][2]
             topic.drop_expired(now)
             if topic.arrived:
-                again = max(topic.arrived[0][0], now + SWEEP_SECONDS)
+                again = max(topic.arrived[0][EXPIRES], now + SWEEP_SECONDS)
                 heapreplace(self._due, (again, next(self._numbers), topic))
             else:
                 heappop(self._due)
-                topic.watched = False
+                topic.limit = 0
+                del topic.space.topics[topic.bare]
                 self._forget_if_unused(topic)
 
     def _forget_if_unused(self, topic: Topic) -> None:
-        if not (topic.handlers or topic.watched):
+        if not (topic.handlers or topic.limit):
             del self._topics[topic.name]
             if topic.published:
                 self._forgotten[topic.name] = topic.space, topic.published
@@ -273,7 +321,6 @@ class MemoryStore:
         space, published = self._forgotten.pop(name)
         self._others[space.namespace] += published
         processed = self._processed.get(space.namespace, {})
-        if tally := processed.pop(name.removeprefix(f"{space.namespace}:"), None):
-            others = Counter(processed.get(names.OTHER_TOPICS))
-            others.update(tally)
-            processed[names.OTHER_TOPICS] = others
+        others = processed.setdefault(names.OTHER_TOPICS, {})
+        for key, tally in processed.pop(name.removeprefix(f"{space.namespace}:"), {}).items():
+            others.setdefault(key, Tally()).join(tally)

@@ -33,6 +33,16 @@ GENERIC_JSON: Final = "generic_json"
 """Format of a payload that is no model, just JSON."""
 
 
+def priority_of(number: int) -> Priority:
+    """What the id with this number says."""
+    return PRIORITIES[number >> 61]
+
+
+def timestamp_of(number: int) -> float:
+    """When the id with this number was made, in Unix milliseconds."""
+    return (number >> 22 & TIME_MASK) + _EPOCH_MS
+
+
 class Message(BaseModel):
     """One message.
 

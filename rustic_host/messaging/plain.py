@@ -5,55 +5,79 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from rustic_host.messaging import in_hand
 from rustic_host.messaging.backend import MessagingBackend
 from rustic_host.messaging.client import Client
 from rustic_host.messaging.handling import Settle
 from rustic_host.messaging.in_turn import Handler, in_turn
 from rustic_host.messaging.inbox import Inbox
 from rustic_host.messaging.message import Message
-from rustic_host.messaging.presenting import Presenter
-from rustic_host.messaging.published import frozen_of, hand_out
+from rustic_host.messaging.presenting import RULED, Presenter
+from rustic_host.messaging.published import STATE, TOPIC, TTL, Frozen, FrozenHandler, frozen_of, hand_out
 from rustic_host.telemetry.logs import get_logger
 
-Take = Callable[[Message], None]
+_in_hand, _set_in_hand = in_hand.current.get, in_hand.current.set
 
 log = get_logger(__name__)
 
 
-class _Takers:
-    """Who gets the messages of one topic."""
+class _Takers(FrozenHandler):
+    """Who gets the messages of one topic: each gets one of its own, and what one changes nobody else sees.
 
-    def __init__(self, copies: bool) -> None:
+    Args:
+        topic: without namespace.
+        copies: whether messages come as copies that nobody else holds.
+    """
+
+    def __init__(self, topic: str, copies: bool) -> None:
         self.inboxes: dict[str, Inbox] = {}
         self._copies, self._lock = copies, threading.Lock()
-        self._snapshot: tuple[Take, ...] | None = None
+        self._snapshot: tuple[Inbox, ...] | None = None
+        self._delivers: tuple[Callable[[Frozen], object], ...] | None = None
+        self._unruled = None if topic.startswith(RULED) else topic
 
     def add(self, client_id: str, inbox: Inbox) -> None:
         with self._lock:
             self.inboxes[client_id] = inbox
-            self._snapshot = None
+            self._snapshot = self._delivers = None
 
     def remove(self, client_id: str) -> bool:
         """Whether it was there."""
         with self._lock:
-            self._snapshot = None
+            self._snapshot = self._delivers = None
             return self.inboxes.pop(client_id, None) is not None
 
-    def hand_out(self, message: Message) -> None:
-        """Give each client a message of its own: what one changes nobody else sees."""
-        if (takes := self._snapshot) is None:
-            takes = self._taken()
-        if self._copies and len(takes) == 1:
-            takes[0](message)
+    def __call__(self, message: Message) -> None:
+        """Give each client its own."""
+        inboxes = self._readers()
+        if self._copies and len(inboxes) == 1:
+            inboxes[0].take(message)
             return
         frozen = frozen_of(message)
-        for take in takes:
-            take(hand_out(frozen))
+        for inbox in inboxes:
+            inbox.take(hand_out(frozen))
 
-    def _taken(self) -> tuple[Take, ...]:
-        with self._lock:
-            self._snapshot = tuple(inbox.take for inbox in self.inboxes.values())
-            return self._snapshot
+    def deliver(self, fields: Frozen) -> None:
+        """As a call, of the message as it is stored; one that is for everybody, and at any time, goes a shorter way."""
+        if fields[TOPIC] != self._unruled or fields[STATE] is not None or fields[TTL] is not None:
+            for inbox in self._readers():
+                inbox.take(hand_out(fields))
+            return
+        if (delivers := self._delivers) is None:
+            with self._lock:
+                delivers = self._delivers = tuple(inbox.deliver for inbox in self.inboxes.values())
+        outer = _in_hand()
+        try:
+            for deliver in delivers:
+                deliver(fields)
+        finally:
+            _set_in_hand(outer)
+
+    def _readers(self) -> tuple[Inbox, ...]:
+        if (inboxes := self._snapshot) is None:
+            with self._lock:
+                inboxes = self._snapshot = tuple(self.inboxes.values())
+        return inboxes
 
 
 class PlainSubscriptions:
@@ -84,10 +108,12 @@ class PlainSubscriptions:
             self._inboxes[client.id] = inbox
             return inbox
 
-    def join(self, topic: str, client: Client) -> None:
-        """Deliver a topic to a client; in force when it returns."""
+    def join(self, topic: str, bare: str, client: Client) -> None:
+        """Deliver a topic (``bare`` without namespace) to a client; in force when it returns."""
         with self._lock:
-            takers = self._takers.get(topic) or self._takers.setdefault(topic, _Takers(self._backend.hands_out_copies))
+            takers = self._takers.get(topic) or self._takers.setdefault(
+                topic, _Takers(bare, self._backend.hands_out_copies)
+            )
             takers.add(client.id, self._inbox(client))
             if topic not in self.subscribed:
                 self._subscribe(topic, takers)
@@ -113,7 +139,7 @@ class PlainSubscriptions:
 
     def _subscribe(self, topic: str, takers: _Takers) -> None:
         try:
-            handler = takers.hand_out if self._backend.delivers_in_turn else in_turn(takers.hand_out)
+            handler = takers if self._backend.delivers_in_turn else in_turn(takers)
             self._backend.subscribe(topic, handler)
         except BaseException:
             del self._takers[topic]
@@ -124,5 +150,8 @@ class PlainSubscriptions:
 
     def _inbox(self, client: Client) -> Inbox:
         if client.id not in self._inboxes:
-            self._inboxes[client.id] = Inbox(client, self._presenter(client, None).present)
+            presenter = self._presenter(client, None)
+            inbox = self._inboxes[client.id] = Inbox(client, presenter.present)
+            if not inbox.one_at_a_time:
+                inbox.deliver = presenter.short_way(inbox)
         return self._inboxes[client.id]

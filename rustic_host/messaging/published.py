@@ -6,65 +6,46 @@ of its own that begins with nothing but a reference to that tuple, and makes eac
 is first read. Readers change theirs as they like; nobody else sees it.
 """
 
-from collections.abc import Callable
-from functools import partial
-from operator import itemgetter
-from typing import Any, ClassVar, Final, NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel
 from pydantic_core import SchemaSerializer, core_schema, from_json
 
 from rustic_host.errors import MessageError
-from rustic_host.messaging.message import Message
+from rustic_host.messaging.message import Message, priority_of, timestamp_of
 from rustic_host.messaging.short_cuts import fill
 from rustic_host.messaging.tags import AgentTag
 
+Frozen = tuple[Any, ...]
+"""A published message: its fields in the order of :data:`NAMES`, then when it expires; nobody changes what they hold.
 
-class Frozen(NamedTuple):
-    """The fields of a published message, in their order; nobody changes what they hold."""
+Payload and session state are JSON; ``thread`` is None where it is the message's own id alone, as it mostly is. A plain
+tuple: any other kind takes long to make. One for all: each thing that stays costs the garbage collector.
+"""
 
-    sender: AgentTag
-    topics: Any
-    recipient_list: Any
-    payload: bytes
-    """JSON."""
-    format: str
-    in_response_to: int | None
-    thread: Any
-    conversation_id: int | None
-    forward_header: Any
-    routing_slip: Any
-    message_history: Any
-    ttl: int | None
-    is_error_message: bool
-    traceparent: str | None
-    session_state: bytes | None
-    """JSON."""
-    topic_published_to: str | None
-    enrich_with_history: int | None
-    process_status: Any
-    origin_guild_stack: Any
-    id: int
-    priority: Any
-    timestamp: float
-
-
-NAMES: Final = Frozen._fields
+NAMES: Final = tuple(name for name in Message.model_fields if name not in ("priority", "timestamp"))
+"""Of what is stored; the other two follow from the id."""
 _AT: Final = {name: place for place, name in enumerate(NAMES)}
-_TOPICS, _THREAD, _TOPIC = _AT["topics"], _AT["thread"], _AT["topic_published_to"]
-_PAYLOAD, _STATE = _AT["payload"], _AT["session_state"]
-_DEEP: Final = ("recipient_list", "forward_header", "routing_slip", "message_history", "origin_guild_stack")
-_DEEP_AT: Final = tuple(_AT[name] for name in _DEEP)
-_RECIPIENTS, _HISTORY, _STACK = _AT["recipient_list"], _AT["message_history"], _AT["origin_guild_stack"]
-_deep: Final = itemgetter(*_DEEP_AT)
+SENDER, TOPIC, ID = _AT["sender"], _AT["topic_published_to"], _AT["id"]
+TTL, STATE, ENRICH = _AT["ttl"], _AT["session_state"], _AT["enrich_with_history"]
+PAYLOAD: Final = _AT["payload"]
+EXPIRES: Final = len(NAMES)
+"""Place of the store's time at which the message is forgotten; 0 where it is not stored."""
+
 _NONE: Final[list[Any]] = []
 """Frozen, of all that have none."""
-_NOTHING: Final = (_NONE, None, None, _NONE, _NONE)
-"""What most messages have there."""
-_CHANGEABLE: Final = frozenset({"topics", "thread", "payload", "session_state", *_DEEP})
+_CHANGEABLE: Final = frozenset(
+    {
+        *("topics", "payload", "session_state", "recipient_list", "forward_header", "routing_slip"),
+        *("message_history", "origin_guild_stack"),
+    }
+)
 """Fields whose values can be changed in place; a tag, as the sender is, cannot."""
 
-_EVERY_FIELD: Final = set(NAMES)
+_FIELDS: Final = tuple(Message.model_fields)
+_EVERY_FIELD: Final = set(_FIELDS)
 
 _UNCHANGEABLE: Final = frozenset({str, int, float, bool, type(None), AgentTag})
 
@@ -73,47 +54,71 @@ _write: Final[Callable[[Any], bytes]] = _any.to_json
 _json: Final[Callable[..., Any]] = _any.to_python
 
 # Past the checks of assignments, and faster than object.__setattr__: this runs for each message and reader.
-_new: Final[Callable[[type[Any]], Any]] = object.__new__
-_frozen: Final[Callable[[list[Any]], Frozen]] = partial(tuple.__new__, Frozen)
+new: Final[Callable[[type[Any]], Any]] = object.__new__
 
 
-def freeze(message: Message, topic: str | None = None) -> Frozen:
+def freeze(message: Message, topic: str | None = None, expires: float = 0.0) -> Frozen:
     """Return the fields of a message, sharing nothing that can be changed with it; with ``topic`` as published there.
+
+    ``expires`` is for the store. One long function, as every message in memory goes through it.
 
     Raises:
         MessageError: a list or dict was changed in place into what JSON cannot say.
     """
-    kind = message.__class__
-    if kind is Message:
-        fields = [*message.__dict__.values()]
-    elif isinstance(message, Received):
-        fields = [*message.fields]
-    else:
-        fields = [message.__dict__[name] for name in NAMES]
+    values = message.__dict__.values() if message.__class__ is Message else _values(message)
+    # fmt: off
+    (sender, topics, recipients, payload, format, response_to, thread, conversation, header, slip, history, ttl, error,
+     traceparent, state, published_to, enrich, status, stack, number, _, _) = values
+    # fmt: on
     try:
-        if (payload := fields[_PAYLOAD]).__class__ is not bytes:  # else it was received, and never read
-            fields[_PAYLOAD] = _write(payload)
-        if (state := fields[_STATE]) is not None and state.__class__ is not bytes:
-            fields[_STATE] = _write(state)
-    except ValueError as error:  # pydantic's own among them
-        raise MessageError(f"message {message.id} cannot be written: {error}") from error
-    fields[_THREAD] = [*fields[_THREAD]]
-    if fields[_TOPICS].__class__ is not str:
-        fields[_TOPICS] = [*fields[_TOPICS]]
-    if (deep := _deep(fields)) == _NOTHING:
-        fields[_RECIPIENTS] = fields[_HISTORY] = fields[_STACK] = _NONE
-    else:
-        for place, value in zip(_DEEP_AT, deep, strict=True):
-            fields[place] = _copied(value)
-    if topic is not None:
-        fields[_TOPIC] = topic
-    return _frozen(fields)
+        if payload.__class__ is not bytes:  # else it was received, and never read
+            payload = _write(payload)
+        if state is not None and state.__class__ is not bytes:
+            state = _write(state)
+    except ValueError as problem:  # pydantic's own among them
+        raise MessageError(f"message {message.id} cannot be written: {problem}") from problem
+    if thread is not None:
+        thread = None if len(thread) == 1 and thread[0] is number else [*thread]
+    if topics.__class__ is not str:
+        topics = [*topics]
+    if header is not None or slip is not None:
+        header, slip = _copied(header), _copied(slip)
+    # fmt: off
+    return (
+        sender, topics, _copied(recipients) if recipients else _NONE, payload, format, response_to, thread,
+        conversation, header, slip, _copied(history) if history else _NONE, ttl, error, traceparent, state,
+        topic or published_to, enrich, status, _copied(stack) if stack else _NONE, number, expires,
+    )
+    # fmt: on
+
+
+def _values(message: Message) -> Iterable[Any]:
+    if isinstance(message, Received):
+        return *message.fields[:EXPIRES], None, None
+    return [message.__dict__[name] for name in _FIELDS]
+
+
+def on_topic(fields: Frozen, topic: str) -> Frozen:
+    """Return a frozen message as one that was published on another topic."""
+    return (*fields[:TOPIC], topic, *fields[TOPIC + 1 :])
 
 
 def size_of(fields: Frozen) -> int:
     """Return the bytes of what makes a frozen message large."""
-    state = fields.session_state
-    return len(fields.payload) if state is None else len(fields.payload) + len(state)
+    state = fields[STATE]
+    return len(fields[PAYLOAD]) if state is None else len(fields[PAYLOAD]) + len(state)
+
+
+class FrozenHandler(ABC):
+    """A subscriber that takes messages as they are stored, and makes its readers' own itself."""
+
+    @abstractmethod
+    def deliver(self, fields: Frozen) -> None:
+        """Take one message."""
+
+    @abstractmethod
+    def __call__(self, message: Message) -> None:
+        """Take one message of a backend that knows no frozen ones."""
 
 
 class Received(Message):
@@ -128,11 +133,11 @@ class Received(Message):
     # pydantic-core, which reads a model's fields here, gets values of this reader's own.
     @property
     def __dict__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in NAMES}
+        return {name: getattr(self, name) for name in _FIELDS}
 
     @__dict__.setter
     def __dict__(self, fields: dict[str, Any]) -> None:
-        _own(self)[:] = [fields[name] for name in NAMES]
+        _own(self)[:EXPIRES] = [fields[name] for name in NAMES]
 
     def __getattr__(self, name: str) -> Any:
         """What every model has, and hardly a reader asks for."""
@@ -159,11 +164,13 @@ def _own(message: Received) -> list[Any]:
         return fields
     _set_published(message, fields)
     own = [*fields]
-    _set_fields(message, own)
+    set_fields(message, own)
     return own
 
 
-def _field(name: str, at: int) -> property:
+def _field(name: str) -> property:
+    at = _AT.get(name, ID)
+
     def get(message: Received) -> Any:
         return message.fields[at]
 
@@ -176,25 +183,36 @@ def _field(name: str, at: int) -> property:
             value = fields[at] = from_json(value) if value.__class__ is bytes else _copied(value)
         return value
 
+    def get_thread(message: Received) -> Any:
+        fields = _own(message)
+        if (thread := fields[at]) is message.published[at]:
+            thread = fields[at] = [fields[ID]] if thread is None else [*thread]
+        return thread
+
     def assign(message: Received, value: Any) -> None:
         message.__pydantic_validator__.validate_assignment(message, name, value)
 
-    return property(get_own if name in _CHANGEABLE else get, assign)
+    special = {
+        "thread": get_thread,
+        "priority": lambda message: priority_of(message.fields[ID]),
+        "timestamp": lambda message: timestamp_of(message.fields[ID]),
+    }
+    return property(special.get(name, get_own if name in _CHANGEABLE else get), assign)
 
 
-for _name, _place in _AT.items():
-    setattr(Received, _name, _field(_name, _place))
+for _name in _FIELDS:
+    setattr(Received, _name, _field(_name))
 
 _OF_MODELS: Final = frozenset({"__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"})
 _slots: Final[Any] = Received.__dict__
-_set_fields: Final = _slots["fields"].__set__
+set_fields: Final = _slots["fields"].__set__
 _set_published: Final = _slots["published"].__set__
 
 
 def hand_out(fields: Frozen) -> Received:
     """Return a published message as one reader's own."""
-    made = _new(Received)
-    _set_fields(made, fields)
+    made = new(Received)
+    set_fields(made, fields)
     return made  # type: ignore[no-any-return]
 
 
@@ -203,13 +221,13 @@ def frozen_of(message: Message) -> Frozen:
     if not isinstance(message, Received):
         return freeze(message)
     fields: Frozen | list[Any] = message.fields
-    return fields if isinstance(fields, Frozen) else message.published
+    return message.published if isinstance(fields, list) else fields
 
 
 def restore(message: Message) -> None:
     """Undo what its reader changed in a received message; any other message is left as it is."""
     if message.__class__ is Received:
-        _set_fields(message, frozen_of(message))
+        set_fields(message, frozen_of(message))
 
 
 def _copied(value: Any) -> Any:
@@ -233,6 +251,6 @@ def _message(fields: dict[str, Any]) -> Message:
 
 
 def _made(kind: type[Any], fields: dict[str, Any], fields_set: set[str]) -> Any:
-    made = _new(kind)
+    made = new(kind)
     fill(made, fields, fields_set)
     return made

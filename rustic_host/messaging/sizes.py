@@ -34,7 +34,8 @@ class SizeLimits:
 
     def __init__(self, max_bytes: int = MAX_MESSAGE_BYTES) -> None:
         self.max_bytes = max_bytes
-        self._surely_small = min(LARGE_MESSAGE_BYTES, max_bytes) - ROOM_FOR_THE_REST
+        self.surely_small = min(LARGE_MESSAGE_BYTES, max_bytes) - ROOM_FOR_THE_REST
+        """Bytes of payload and state up to which a message needs no other look."""
         self._warned: set[str] = set()
         self._lock = threading.Lock()
 
@@ -59,7 +60,7 @@ class SizeLimits:
             MessageTooLargeError: it is too large.
             MessageError: it holds what JSON cannot say.
         """
-        if (_size(message) if size is None else size) > self._surely_small:
+        if (_size(message) if size is None else size) > self.surely_small:
             self._look_at(message)
 
     def _look_at(self, message: Message) -> None:

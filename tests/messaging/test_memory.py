@@ -24,7 +24,7 @@ from rustic_host.messaging import (
 )
 from rustic_host.messaging import counts as names
 from rustic_host.messaging.client import Client
-from rustic_host.messaging.memory_store import SWEEP_SECONDS, SWEPT_TOPICS, Handler, MemoryStore
+from rustic_host.messaging.memory_store import BATCH, SWEEP_SECONDS, SWEPT_TOPICS, Handler, MemoryStore
 from rustic_host.messaging.sizes import SizeLimits
 from tests.messaging.bus import GENERATOR, WAIT_SECONDS, message
 
@@ -80,13 +80,33 @@ def test_topics_that_nobody_uses_are_emptied_and_forgotten_while_others_are_used
     clock: Clock, store: MemoryStore
 ) -> None:
     backend = InMemoryMessagingBackend(message_ttl=10, store=store)
+    assert backend.get_messages_by_id("g", published(backend, 1, "t0")) != []  # from now on there is an index by id
     for n in range(5 * SWEPT_TOPICS):
         published(backend, 2, f"t{n}")
     clock.now += 11
     for _ in range(5):
         published(backend)
     assert list(store._topics) == ["g:t"]
-    assert len(store.since("g:t", -1)) == len(store._spaces["g"].by_id) == 5
+    assert list(store._spaces["g"].topics) == ["t"]
+    assert len(store.since("g:t", -1)) == len(store._spaces["g"].by_id or ()) == 5
+
+
+def test_messages_are_found_by_id_whenever_the_first_is_asked_for(store: MemoryStore) -> None:
+    backend = InMemoryMessagingBackend(max_messages=BATCH, store=store)
+    first, other = published(backend, 3 * BATCH), published(backend, 2, "u")
+    assert ids(backend.get_messages_by_id("g", first + other)) == first[-BATCH:] + other
+    later = published(backend, BATCH + 7)
+    assert ids(backend.get_messages_by_id("g", first + later + other)) == later[-BATCH:] + other
+
+
+def test_of_a_message_that_is_stored_twice_the_one_that_stays_longer_is_found(clock: Clock, store: MemoryStore) -> None:
+    """Also when the index by id is made later than both."""
+    sent = message(["t", "u"])
+    InMemoryMessagingBackend(message_ttl=20, store=store).store_copies("g", sent)
+    backend = InMemoryMessagingBackend(message_ttl=10, store=store)
+    backend.store_copies("g", sent)
+    clock.now += 15
+    assert ids(backend.get_messages_by_id("g", [sent.id])) == [sent.id]
 
 
 def test_topics_that_are_no_more_are_counted_and_the_oldest_of_them_together(
