@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -109,8 +109,8 @@ class InMemory(InHand):
     client_id: str
     fields: Frozen
     """Of the message."""
-    sent: Sequence[Message] = ()
-    """For the end."""
+    sent: list[Message] | tuple[()] = ()
+    """For the end; a list once something was sent."""
 
     @property
     def kept(self) -> Mapping[str, bytes]:
@@ -127,7 +127,10 @@ class InMemory(InHand):
         self.owner.backend.sizes.check(message, size_of(frozen))
         if len(self.sent) >= OUTBOX_FRAMES:
             raise OutboxFullError(f"a handler may send {OUTBOX_FRAMES} messages at its end")
-        self.sent = [*self.sent, hand_out(frozen)]
+        if isinstance(self.sent, list):
+            self.sent.append(hand_out(frozen))
+        else:
+            self.sent = [hand_out(frozen)]
 
     def void(self) -> None:
         """Drop it."""

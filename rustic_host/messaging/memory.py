@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from rustic_host.errors import ConfigError
 from rustic_host.messaging.backend import MessagingBackend
@@ -158,7 +158,7 @@ class InMemoryMessagingBackend(MessagingBackend):
         copy = on_topic(fields, topic)
         return self._store.put(home, topic, copy, now, self._limit), copy
 
-    def _deliver(self, topic: Topic, fields: Frozen, others: Iterable[Delivery] = ()) -> None:
+    def _deliver(self, topic: Topic, fields: Frozen, others: Sequence[Delivery] = ()) -> None:
         turn = _deliveries.turn
         if turn.taken:
             turn.waiting.append((topic, fields))
@@ -166,7 +166,8 @@ class InMemoryMessagingBackend(MessagingBackend):
             return
         turn.taken = True
         waiting = turn.waiting
-        waiting += others
+        if others:
+            waiting += others
         try:
             while True:
                 handlers = topic.snapshot
@@ -181,7 +182,8 @@ class InMemoryMessagingBackend(MessagingBackend):
                 topic, fields = waiting.popleft()
         finally:
             turn.taken = False
-            waiting.clear()
+            if waiting:
+                waiting.clear()
 
     def _store_letter(self, topic: str, fields: Frozen, error: Exception) -> None:
         """Of a plain callback's failure; clients of an interface never raise here. None about a dead letter."""

@@ -178,8 +178,11 @@ class MemoryStore:
         try:
             if self._due and self._due[0][0] <= now:
                 self._sweep(now)
-            space = self._spaces.get(namespace)
-            if space is None or (topic := space.topics.get(name)) is None or topic.limit != limit:
+            try:
+                topic = self._spaces[namespace].topics[name]
+            except KeyError:
+                topic = self._watch(namespace, name, fields[EXPIRES], limit)
+            if topic.limit != limit:
                 topic = self._watch(namespace, name, fields[EXPIRES], limit)
             new = topic.new
             new.append(fields)

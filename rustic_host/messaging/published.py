@@ -38,8 +38,14 @@ _NONE: Final[list[Any]] = []
 """Frozen, of all that have none."""
 _CHANGEABLE: Final = frozenset(
     {
-        *("topics", "payload", "session_state", "recipient_list", "forward_header", "routing_slip"),
-        *("message_history", "origin_guild_stack"),
+        "topics",
+        "payload",
+        "session_state",
+        "recipient_list",
+        "forward_header",
+        "routing_slip",
+        "message_history",
+        "origin_guild_stack",
     }
 )
 """Fields whose values can be changed in place; a tag, as the sender is, cannot."""
