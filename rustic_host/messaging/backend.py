@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rustic_host.messaging.delivery import Entry, Kept, Later, Result, home_of
@@ -98,10 +97,6 @@ class MessagingBackend(ABC):
     def count_processed(self, namespace: str, topic: str, client_id: str, outcome: str) -> None:
         """Note what became of a message that an interface delivered; called over a backend without a log only."""
         return
-
-    def tally(self, namespace: str, topic: str, client_id: str, outcome: str) -> Callable[[], object]:
-        """Return what does the same for one message, for those that call it often."""
-        return partial(self.count_processed, namespace, topic, client_id, outcome)
 
     def counts(self, namespace: str) -> dict[str, int]:
         """What was counted, by the names of :mod:`~rustic_host.messaging.counts`; nothing where that is not offered."""

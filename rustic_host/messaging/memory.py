@@ -145,10 +145,6 @@ class InMemoryMessagingBackend(MessagingBackend):
         if self.counting:
             self._store.count_processed(namespace, topic, client_id, outcome)
 
-    def tally(self, namespace: str, topic: str, client_id: str, outcome: str) -> Callable[[], object]:
-        """A plain number to add to."""
-        return self._store.tally(namespace, topic, client_id, outcome)
-
     def counts(self, namespace: str) -> dict[str, int]:
         """Exact counts by the names of :mod:`~rustic_host.messaging.counts`, of all interfaces of the process."""
         return self._store.counts(namespace)

@@ -49,7 +49,7 @@ class Tally:
         self._looks = 0
         self._joined = 0
 
-    def join(self, other: "Tally") -> None:
+    def join(self, other: Tally) -> None:
         """Add all of another one, that is no more."""
         self._joined += other.total()
 

@@ -51,9 +51,7 @@ class Presenter:
         self._id, self._begun = client.id, dict[int, int]()
         self._name = client.id.rpartition("$")[2]
         self._count, self._namespace = handling.backend.count_processed, handling.namespace
-        self._counting, self._tally = handling.backend.counting, handling.backend.tally
-        self._ok = dict[str, Callable[[], object]]()
-        """What counts the messages of a topic that went well."""
+        self._counting = handling.backend.counting
         self._take, self._early = client.taker, handling.early
 
     def short_way(self, inbox: Inbox) -> Callable[[Frozen], None]:
@@ -68,20 +66,10 @@ class Presenter:
         message = new(Received)  # as hand_out does
         set_fields(message, fields)
         answer = self._handled(message, fields)
-        if answer is None:
-            if self._counting:
-                self._count_ok(fields[TOPIC])
-        elif isinstance(answer, Later):
+        if isinstance(answer, Later):
             self._inbox.put_off(message, answer)
         elif self._counting:
-            self._count(self._namespace, fields[TOPIC] or "", self._id, answer)
-
-    def _count_ok(self, topic: str) -> None:
-        try:
-            self._ok[topic]()
-        except KeyError:
-            self._ok[topic] = self._tally(self._namespace, topic, self._id, "ok")
-            self._ok[topic]()
+            self._count(self._namespace, fields[TOPIC], self._id, answer or "ok")
 
     def present(self, message: Message) -> str | Later:
         """Hand over one message, unless it is not for the client or too late; returns the outcome."""
