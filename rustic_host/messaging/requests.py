@@ -53,9 +53,11 @@ def reply_slip(topic: str) -> RoutingSlip:
 def is_reply(message: Message, request: Message) -> bool:
     """Whether a message answers the request, or follows from it over other agents.
 
-    Ids of different senders may be the same. A conversation tells them apart where both messages name one.
+    Ids of different senders may be the same, that of the answer too. A conversation tells them apart where both
+    messages name one.
     """
-    if message.id == request.id or (message.in_response_to != request.id and request.id not in message.thread):
+    follows = message.id != request.id and request.id in message.thread
+    if not follows and message.in_response_to != request.id:
         return False
     return None in (message.conversation_id, request.conversation_id) or (
         message.conversation_id == request.conversation_id

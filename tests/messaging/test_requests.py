@@ -34,6 +34,9 @@ def messaging(request: pytest.FixtureRequest, shared_server: ServerOf) -> Iterat
     made.shutdown()
 
 
+ANSWERED = ("sender", "topics", "in_response_to", "thread", "conversation_id")
+
+
 def answer_to(asked: Message, client: SimpleClient, payload: dict[str, Any], **fields: Any) -> Message:
     """What an agent would send: by the slip of what it was asked."""
     slip = asked.routing_slip
@@ -90,6 +93,17 @@ def test_many_at_once_get_each_its_own(messaging: MessagingInterface) -> None:
     answering(messaging, double)
     futures = [in_thread(partial(messaging.request, "questions", {"n": n}, WAIT_SECONDS)) for n in range(8)]
     assert [each.result(WAIT_SECONDS).payload["n"] for each in futures] == [2 * n for n in range(8)]
+
+
+def test_a_reply_may_have_the_id_of_the_question(messaging: MessagingInterface) -> None:
+    """Two generators of one machine id make the same in the same millisecond."""
+
+    def make(given: Message, client: SimpleClient) -> list[Message]:
+        twin = answer_to(given, client, {"n": 1})
+        return [Message(given.id_obj, **{name: getattr(twin, name) for name in ANSWERED}, payload=twin.payload)]
+
+    answering(messaging, make)
+    assert messaging.request("questions", {"n": 4}, WAIT_SECONDS).payload == {"n": 1}
 
 
 def test_an_error_is_a_reply_and_can_be_told(messaging: MessagingInterface) -> None:
