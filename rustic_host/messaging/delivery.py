@@ -80,8 +80,8 @@ class Entry(NamedTuple):
 class Later:
     """A client's answer to a message that it does not take yet.
 
-    The message stays pending and is presented again when the time is over (or earlier, after a reconnection); its
-    topic waits for it, other topics go on. What was sent meanwhile is void.
+    The message stays pending and is presented again when the time is over (without having failed it may come earlier,
+    after a reconnection); its topic waits for it, other topics go on. What was sent meanwhile is void.
     """
 
     seconds: float

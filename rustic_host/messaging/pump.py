@@ -112,6 +112,7 @@ class Pump:
         self._order = order
         self._watch = watch or Watch("", StateChanges())
         self._held = Held[Entry](clock)
+        self._next_attempt: dict[tuple[str, str], tuple[float, bool]] = {}
         self._alone = self._refused = self._hindered = False
         self._uncommitted: list[Result] = []
         self._sending_early = threading.Lock()
@@ -262,6 +263,8 @@ class Pump:
     def _resync(self) -> None:
         """Begin anew with what is stored; what is held is pending there, and comes again."""
         self._held.clear()
+        now = self._clock()
+        self._next_attempt = {at: attempt for at, attempt in self._next_attempt.items() if attempt[0] > now}
         self._restore(self._source.resync())
         self._refused = False
 
@@ -340,6 +343,8 @@ class Pump:
             self._held.follow(entry.topic, entry)
             return None
         if entry.begun:
+            if self._is_early(entry):
+                return None
             self._source.begin_attempt(entry, entry.begun + 1)
         self.busy_since = self._clock()
         result = self._handle(entry)
@@ -353,14 +358,27 @@ class Pump:
             return None
         return result
 
+    def _is_early(self, entry: Entry) -> bool:
+        """Whether it was read again before its next attempt is due; then it is put off for the rest."""
+        due, holds = self._next_attempt.pop(entry[:2], (0.0, True))
+        if (left := due - self._clock()) <= 0:
+            return False
+        self._next_attempt[entry[:2]] = due, holds
+        self._hold(entry, left, holds)
+        return True
+
     def _put_off(self, entry: Entry, answer: Later) -> None:
         if answer.failed:
             entry = entry._replace(begun=entry.begun + 1)
             self._source.attempt_failed(entry)
-        if answer.holds:
-            self._held.hold(entry.topic, entry, answer.seconds)
+            self._next_attempt[entry[:2]] = self._clock() + answer.seconds, answer.holds
+        self._hold(entry, answer.seconds, answer.holds)
+
+    def _hold(self, entry: Entry, seconds: float, holds: bool) -> None:
+        if holds:
+            self._held.hold(entry.topic, entry, seconds)
         else:
-            self._held.set_aside(entry, answer.seconds)
+            self._held.set_aside(entry, seconds)
 
     def _commit(self, results: Sequence[Result]) -> None:
         if results:

@@ -1,8 +1,10 @@
 """Messages that are tried again, on a real server: after a failure, and after a crash of whoever had them in hand."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -161,6 +163,24 @@ def test_attempts_are_counted_on_when_pending_is_read_again(bus: Bus) -> None:
         bus.publish(0)
         wait_until(lambda: bool(bus.letters()))
     assert tried == [0] * 4
+
+
+@pytest.mark.parametrize("hold_seconds", [5.0, 0.0], ids=["its topic waits", "its topic goes on"])
+def test_reading_pending_again_makes_no_pause_between_attempts_shorter(bus: Bus, hold_seconds: float) -> None:
+    """Or a connection that comes and goes uses up all attempts at once."""
+    tried: list[float] = []
+
+    def handle(received: Message, client: SimpleClient) -> None:
+        tried.append(time.monotonic())
+        messaging.subscribe(f"u{len(tried)}", client)
+        raise ValueError("never")
+
+    with reading(bus, handle, RetryPolicy(2, hold_seconds, chance=lambda: 1.0)) as messaging:
+        bus.publish(0)
+        wait_until(lambda: bool(bus.letters()))
+    first, second = (later - sooner for sooner, later in pairwise(tried))
+    assert first >= 0.1
+    assert second >= 0.2
 
 
 @pytest.mark.parametrize("skipped", [False, True])
