@@ -19,6 +19,8 @@ SILENT_SECONDS = 9
 """A reader asks every 5 s. The answer to its last question, up to 5 s after its end, counts too: 14 s in all."""
 
 GONE = Script("gone")
+GONE_AT_ONCE = 2000
+"""Arguments, two a reader: Lua unpacks less than 8,000 at once (LUAI_MAXCSTACK)."""
 
 
 class _Reader(NamedTuple):
@@ -42,8 +44,9 @@ def topics_read(server: Publisher, namespace: str, silent_seconds: float = SILEN
     flat = cast(list[bytes], server.call("HGETALL", key))
     stored = {name.decode(): _read(said) for name, said in zip(flat[::2], flat[1::2], strict=True)}
     silent = _silence(server, stored)
-    if left := [part for name in stored if name not in silent for part in (name, stored[name].said)]:
-        server.run(GONE, [key], left)
+    left = [part for name in stored if name not in silent for part in (name, stored[name].said)]
+    for i in range(0, len(left), GONE_AT_ONCE):
+        server.run(GONE, [key], left[i : i + GONE_AT_ONCE])
     present = (name for name, seconds in silent.items() if seconds <= silent_seconds or _busy(server, name, stored))
     return {name: list(stored[name].logs) for name in present}
 

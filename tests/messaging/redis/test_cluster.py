@@ -27,6 +27,7 @@ from rustic_host.messaging.redis.link import Link
 from rustic_host.messaging.redis.outward import in_own_slot, unwrapped
 from rustic_host.messaging.redis.positions import Positions
 from rustic_host.messaging.redis.publisher import Publisher
+from rustic_host.messaging.redis.readers import GONE
 from rustic_host.messaging.redis.relay import CLIENT as RELAY
 from rustic_host.messaging.redis.relay import Relay
 from rustic_host.messaging.redis.retention import EXPIRE, Bounds, Janitor
@@ -449,6 +450,16 @@ def test_a_client_that_has_nothing_else_is_forgotten_while_the_slot_is_about_to_
         readers = PLAIN.readers_key(here.namespace)
         assert link.run(EXPIRE, [here.log(), owned, early, readers], [CLIENT, 0]) == 1
     assert here.raw.exists(owned, early, readers) == 0
+
+
+def test_the_last_reader_is_forgotten_while_the_slot_is_about_to_move(cluster: RedisCluster, here: Bus) -> None:
+    """Another that was seen beside it has been forgotten by somebody else meanwhile."""
+    readers = PLAIN.readers_key(here.namespace)
+    here.raw.hset(readers, "a", "seen")
+    with about_to_move(cluster, here), closing(Link(here.config, "janitor")) as link:
+        link.connect()
+        assert link.run(GONE, [readers], ["a", "seen", "b", "seen"]) == 1
+    assert not here.raw.exists(readers)
 
 
 @pytest.mark.long

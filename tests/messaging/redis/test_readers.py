@@ -5,12 +5,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from rustic_host.messaging import MessagingConfig, MessagingInterface, SimpleClient
 from rustic_host.messaging.delivery import Result
 from rustic_host.messaging.redis import keys
-from rustic_host.messaging.redis.readers import SILENT_SECONDS, topics_read
+from rustic_host.messaging.redis.readers import GONE, SILENT_SECONDS, said_of_reader, topics_read
 from tests.messaging.bus import CLIENT, Bus, wait_until
 
 ALL_ARE_SILENT = -1.0
@@ -138,3 +138,17 @@ def test_an_interface_sees_the_subscribers_of_all_processes(bus: Bus) -> None:
     messaging.unregister_client(client)
     wait_until(lambda: messaging.subscribers_everywhere() == {})
     messaging.shutdown()
+
+
+def test_very_many_that_are_gone_are_forgotten_but_for_one_that_came_back(bus: Bus) -> None:
+    """More than Lua takes at once."""
+    key = keys.PLAIN.readers_key(bus.namespace)
+    gone = {f"c{n}": said_of_reader(2**40, {"t": "log"}) for n in range(9000)}
+    bus.raw.hset(key, mapping=gone)
+    assert seen(bus) == {}
+    assert stored(bus) == set()
+    bus.raw.hset(key, mapping={"back": "now", "gone": "then"})
+    with closing(bus.publisher()) as publisher:
+        assert publisher.run(GONE, [key], ["back", "then", "gone", "then"]) == 1
+        assert publisher.run(GONE, [key], ["back", "then"]) == 0
+    assert stored(bus) == {"back"}

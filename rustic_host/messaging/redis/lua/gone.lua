@@ -1,13 +1,14 @@
 -- Forget what clients read that are gone, unless they have come back since that was seen.
 --
 -- KEYS[1]  HASH  who reads what: client -> JSON
--- ARGV     pairs: client, what was seen of it
+-- ARGV     pairs: client, what was seen of it; at least one
 --
 -- Returns how many were forgotten.
-local forgotten = 0
-for i = 1, #ARGV, 2 do
-  if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then
-    forgotten = forgotten + redis.call('HDEL', KEYS[1], ARGV[i])
-  end
+local clients = {}
+for i = 1, #ARGV, 2 do clients[#clients + 1] = ARGV[i] end
+local gone = {}
+for i, now in ipairs(redis.call('HMGET', KEYS[1], unpack(clients))) do
+  if now == ARGV[2 * i] then gone[#gone + 1] = clients[i] end
 end
-return forgotten
+if #gone == 0 then return 0 end
+return redis.call('HDEL', KEYS[1], unpack(gone)) -- at once: a server whose slot moves away refuses what is emptied already
