@@ -103,7 +103,8 @@ class Tail:
         """Raises what ends the reading; the others pass."""
         where = f"tail of {self._namespace}"
         if str(error).startswith("WRONGTYPE"):
-            raise BackendRefusedError(f"{where}: {await self._no_log()}") from error
+            with mapped_errors(where, known=began):
+                raise BackendRefusedError(f"{where}: {await self._no_log()}") from error
         try:
             with mapped_errors(where, known=began):
                 raise error

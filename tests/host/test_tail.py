@@ -185,6 +185,18 @@ def test_a_log_that_turns_into_something_else_ends_it(bus: Bus) -> None:
     asyncio.run(scenario())
 
 
+def test_a_user_who_may_not_ask_for_types_is_told_all_the_same(own_bus: Bus) -> None:
+    own_bus.raw.set(own_bus.log(), "what is none")
+    own_bus.raw.execute_command("ACL", "SETUSER", "default", "-type")
+
+    async def scenario() -> None:
+        async with redis_async.Redis.from_url(own_bus.config.connection_url()) as connection:
+            with pytest.raises(BackendRefusedError, match="'type'"):
+                await anext(Tail(connection, PLAIN, own_bus.namespace, ["t"], "start").items())
+
+    asyncio.run(scenario())
+
+
 def test_a_message_that_mentions_another_is_not_taken_for_it(bus: Bus) -> None:
     publisher = bus.publisher()
     first = message("t", {"n": 1})
