@@ -4,16 +4,26 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rustic_host.errors import BackendRefusedError, SchemaVersionError
+from rustic_host.messaging import counts
 from rustic_host.messaging.redis.keys import Keys
 from rustic_host.messaging.redis.link import Link, Script
 from rustic_host.telemetry.logs import get_logger
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of the layout of keys and of what is in them; to be raised when an older version would misread what we write."""
 
 Migration = Callable[[Link, Keys, str], None]
 
-MIGRATIONS: Mapping[int, Migration] = {}
+
+def _count_late(link: Link, keys: Keys, namespace: str) -> None:
+    """Version 1 did not count late messages apart (:mod:`.stored`): any topic that it stored on may have some."""
+    key = keys.counts_key(namespace)
+    for found in map(counts.parse, link.call("HKEYS", key)):
+        if found is not None and found.is_published:
+            link.call("HSETNX", key, counts.published(found.topic, late=True), 0)
+
+
+MIGRATIONS: Mapping[int, Migration] = {1: _count_late}
 """By the version that a namespace has: brings it to the next. Harmless to repeat: several hosts may do it at once."""
 
 SAFE_POLICIES = ("noeviction", "volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl")

@@ -61,7 +61,7 @@ async def opened_by_host(bus: Bus) -> None:
 def test_what_a_newer_version_has_written_is_left_alone(bus: Bus, who: str) -> None:
     bus.raw.set(keys.PLAIN.schema_key(bus.namespace), SCHEMA_VERSION + 1)
     before = bus.dump()
-    with pytest.raises(SchemaVersionError, match=r"is of version 2, this rustic-host knows 1; upgrade") as caught:
+    with pytest.raises(SchemaVersionError, match=r"is of version 3, this rustic-host knows 2; upgrade") as caught:
         OPENERS[who](bus)
     assert caught.value.exit_code == 76
     assert bus.dump() == before

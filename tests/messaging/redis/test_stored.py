@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rustic_host.messaging import GemstoneID, Message, MessagingConfig, MessagingInterface, Priority
-from rustic_host.messaging.counts import Count
+from rustic_host.messaging.counts import Count, published
 from rustic_host.messaging.delivery import frames_of
 from rustic_host.messaging.gemstone_id import EPOCH_MS
 from rustic_host.messaging.redis import keys, stored
@@ -125,6 +125,18 @@ def test_a_shared_topic_is_read_whole_as_its_counts_are_with_each_guild(bus: Bus
         publisher.publish(f"{bus.namespace}{guild}", frames_of(each, inbox, shared=bus.namespace))
     found = Stored(counting, f"{bus.namespace}:{inbox}").since(made(ms=5).id)
     assert [each.id for each in found] == [made(Priority.LOW).id]
+
+
+def test_what_was_stored_before_late_ones_were_counted_is_read_whole(bus: Bus) -> None:
+    publish(bus, made(ms=5), made(Priority.LOW))
+    bus.raw.hdel(keys.PLAIN.counts_key(bus.namespace), published("t", late=True))
+    bus.raw.hset(keys.PLAIN.counts_key(bus.namespace), published("t"), 2)
+    bus.raw.set(keys.PLAIN.schema_key(bus.namespace), 1)
+    newer = bus.publisher()
+    newer.open_namespace(bus.namespace)
+    found = Stored(newer, f"{bus.namespace}:t").since(made(ms=5).id)
+    assert [each.id for each in found] == [made(Priority.LOW).id]
+    assert bus.counts() == {Count("published", "t"): 2, Count("published_late", "t"): 0}
 
 
 def import_all(bus: Bus, topic: str) -> None:
