@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 from pydantic_core import to_json
 
 from rustic_host.errors import BackendRefusedError
-from rustic_host.messaging.redis.link import Argument, Script, shown_name
+from rustic_host.messaging.redis.link import Argument, Link, Script, shown_name
 from rustic_host.messaging.redis.publisher import Publisher
 
 SILENT_SECONDS = 9
@@ -21,6 +21,8 @@ SILENT_SECONDS = 9
 GONE = Script("gone")
 GONE_AT_ONCE = 2000
 """Arguments, two a reader: Lua unpacks less than 8,000 at once (LUAI_MAXCSTACK)."""
+
+Server = Publisher | Link
 
 
 class _Reader(NamedTuple):
@@ -40,7 +42,11 @@ def topics_read(server: Publisher, namespace: str, silent_seconds: float = SILEN
     A client that has something in hand may take its time; without, it is gone after ``silent_seconds`` of silence.
     Raises as :meth:`~rustic_host.messaging.redis.publisher.Publisher.call`.
     """
-    key = server.keys.readers_key(namespace)
+    return topics_of_present(server, server.keys.readers_key(namespace), silent_seconds)
+
+
+def topics_of_present(server: Server, key: str, silent_seconds: float) -> dict[str, list[str]]:
+    """As :func:`topics_read`, of the guild whose readers are stored under ``key``; raises as ``server``."""
     flat = cast(list[bytes], server.call("HGETALL", key))
     stored = {name.decode(): _read(said) for name, said in zip(flat[::2], flat[1::2], strict=True)}
     silent = _silence(server, stored)
@@ -56,7 +62,7 @@ def _read(said: bytes) -> _Reader:
     return _Reader(said, fields["connection"], fields["logs"])
 
 
-def _silence(server: Publisher, readers: Mapping[str, _Reader]) -> dict[str, int]:
+def _silence(server: Server, readers: Mapping[str, _Reader]) -> dict[str, int]:
     """Seconds since each said or heard something, of those whose connection is there."""
     if not readers:
         return {}
@@ -68,11 +74,11 @@ def _silence(server: Publisher, readers: Mapping[str, _Reader]) -> dict[str, int
     return {name: seconds for name, seconds in found.items() if seconds is not None}
 
 
-def _busy(server: Publisher, client_id: str, readers: Mapping[str, _Reader]) -> bool:
+def _busy(server: Server, client_id: str, readers: Mapping[str, _Reader]) -> bool:
     return any(_pending(server, log, client_id) for log in readers[client_id].logs.values())
 
 
-def _pending(server: Publisher, log: str, client_id: str) -> int:
+def _pending(server: Server, log: str, client_id: str) -> int:
     try:
         summary: Any = server.call("XPENDING", log, client_id)
     except BackendRefusedError:  # the group was destroyed since

@@ -16,9 +16,13 @@ from rustic_host.messaging.redis.config import RedisBackendConfig
 from rustic_host.messaging.redis.keys import RELAY_TOPIC, TopicKeys
 from rustic_host.messaging.redis.link import Argument, Link, Script
 from rustic_host.messaging.redis.publisher import RESEND_MAX_AGE_SECONDS
+from rustic_host.messaging.redis.readers import topics_of_present
 from rustic_host.telemetry.logs import get_logger
 
 DAY = 86400.0
+
+FOREVER = 1e12
+"""Seconds; what is longer, infinity too, cannot be written as the server's milliseconds."""
 
 Reads = Mapping[str, Collection[str] | None]
 """The topics that each client reads, by client id; None: it is not known which."""
@@ -50,7 +54,10 @@ log = get_logger(__name__)
 
 
 class Bounds(NamedTuple):
-    """How much is kept; ``entries`` and ``bytes`` are of each topic, and cut also what is unread."""
+    """How much is kept; ``entries`` and ``bytes`` are of each topic, and cut also what is unread.
+
+    Seconds may be infinite.
+    """
 
     age_seconds: float = DAY
     """Messages older than this go, but for those that a durable client has still to commit."""
@@ -101,7 +108,7 @@ class Janitor:
         self._looked_at: dict[str, dict[str, int]] = {}
         self._slow: dict[str, dict[tuple[str, str], Slow]] = {}
         self._turns: dict[str, int] = {}
-        self._measures = True
+        self._measures = self._expires = True
 
     def sweep(self, namespace: str, shared: str = "", reads: Reads | None = MappingProxyType({})) -> Sweep:
         """Cut the topics of a namespace.
@@ -122,6 +129,7 @@ class Janitor:
         full = turn % FULL_EVERY == 1
         now_ms = self._now_ms()
         slow, known = self._slow.setdefault(namespace, {}), self._looked_at.setdefault(namespace, {})
+        present = self._present(namespace) if full and reads is not None and self._expires else {}
         cut = lost = 0
         more = False
         refused: BackendRefusedError | None = None
@@ -132,8 +140,9 @@ class Janitor:
             slot_home = self._keys.slot_namespace(home, topic)
             job = _Topic(self._link, self._keys.topic_keys(home, topic), topic, slot_home)
             try:
-                if full and home == namespace and reads is not None:  # who reads a shared topic is another's affair
-                    self._expire(namespace, job, reads)
+                # Who reads a shared topic is another's affair.
+                if full and home == namespace and reads is not None and self._expires:
+                    self._expire(namespace, job, reads, present)
                 done = self._trim(namespace, job, now_ms)
             except BackendRefusedError as error:
                 refused = error
@@ -180,11 +189,12 @@ class Janitor:
         cap, piece = self._measured(job)
         done = _Done(cap)
         script_keys = [*job.keys, self._keys.counts_key(namespace), self._keys.retention_key(job.slot_home)]
+        limit = now_ms - int(min(age * 1000, now_ms))
         for _ in range(SLICES_A_SWEEP):
             done.groups = job.groups()
             names = [group["name"].decode() for group in done.groups]
             fields = [part for name in names for part in (name, counts.processed(job.topic, name, "lost_to_retention"))]
-            answer = self._link.run(TRIM, script_keys, [now_ms - int(age * 1000), cap, piece, *fields])
+            answer = self._link.run(TRIM, script_keys, [limit, cap, piece, *fields])
             if not answer[0] and answer[1] == b"type":
                 raise BackendRefusedError(f"{self._link.where}: key {answer[2].decode()} is of a wrong type")
             done.more = not answer[0] or bool(answer[4])
@@ -209,13 +219,22 @@ class Janitor:
         each = max(size / length, 1)
         return min(cap, max(int(self._bounds.bytes / each), 1)), int(min(max(SLICE_BYTES / each, MIN_SLICE), MAX_SLICE))
 
-    def _expire(self, namespace: str, job: "_Topic", reads: Reads) -> None:
+    def _present(self, namespace: str) -> Mapping[str, Collection[str]]:
+        """Topics by client id, of those that ask for messages: until 7.2 Redis calls them idle while they get none."""
+        try:
+            return topics_of_present(self._link, self._keys.readers_key(namespace), self._bounds.client_seconds)
+        except BackendRefusedError as error:
+            log.warning("clients_not_expired", error=str(error), consequence="nobody's position is given up")
+            self._expires = False
+            return {}
+
+    def _expire(self, namespace: str, job: "_Topic", reads: Reads, present: Mapping[str, Collection[str]]) -> None:
         """End the groups of clients that are long gone, or read other topics now."""
-        limit = int(self._bounds.client_seconds * 1000)
+        limit = int(min(self._bounds.client_seconds, FOREVER) * 1000)
         for group in job.groups():
             client_id = group["name"].decode()
             wanted = reads.get(client_id, ())
-            if wanted is None or job.topic in wanted:
+            if wanted is None or job.topic in wanted or job.topic in present.get(client_id, ()):
                 continue
             script_keys: list[Argument] = [job.keys.log, self._keys.client_key(namespace, client_id)]
             script_keys += (self._keys.early_key(namespace, client_id), self._keys.readers_key(namespace))

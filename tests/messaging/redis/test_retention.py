@@ -1,6 +1,7 @@
 """Topics are cut to their bounds, in step, and what that costs whom is counted."""
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from rustic_host.messaging import (
     RedisBackendConfig,
     RedisMessagingBackend,
     SimpleClient,
+    counts,
 )
 from rustic_host.messaging.delivery import Result, frames_of
 from rustic_host.messaging.redis import keys, retention
@@ -76,6 +78,7 @@ def commit_all(bus: Bus, *client_ids: str) -> None:
         consumer = bus.consumer(client_id)
         while entries := consumer.read(wait=0.01):
             consumer.commit([Result(entry, "ok") for entry in entries])
+        consumer.close()
 
 
 @pytest.mark.parametrize("kind", ["large", "less urgent"])
@@ -311,6 +314,7 @@ def test_a_client_of_which_nothing_is_left_is_forgotten_and_may_come_back_as_a_n
     consumer = bus.consumer(OTHER)
     bus.publish(1)
     consumer.commit([Result(entry, "ok", state={"n": 1}) for entry in consumer.read()])
+    consumer.close()
     sweep(bus, client_seconds=0)
     assert not bus.raw.exists(keys.PLAIN.client_key(bus.namespace, OTHER))
     assert bus.consumer(OTHER).load_state() == {"n": 1}  # what it kept is nobody else's to throw away
@@ -322,6 +326,36 @@ def test_a_client_that_reads_or_came_lately_is_not_ended(bus: Bus) -> None:
     commit_all(bus, CLIENT)
     sweep(bus, client_seconds=600)
     assert len(bus.raw.xinfo_groups(bus.log())) == 2
+
+
+def test_a_client_that_asks_and_gets_nothing_is_not_ended(bus: Bus) -> None:
+    """Redis before 7.2 knows nothing of it, or calls it idle."""
+    quiet, gone = bus.consumer("g1$quiet"), bus.consumer("g1$gone")
+    assert (quiet.read(wait=0.01), gone.read(wait=0.01)) == ([], [])
+    gone.close()
+    bus.raw.hset(keys.PLAIN.counts_key(bus.namespace), counts.published("t"), 1)  # of a topic without, groups stay
+    assert quiet.read(wait=2.2) == []
+    sweep(bus, client_seconds=2)
+    assert [group["name"] for group in bus.raw.xinfo_groups(bus.log())] == [b"g1$quiet"]
+
+
+def test_who_may_not_ask_who_is_there_gives_nobody_up(own_bus: Bus) -> None:
+    own_bus.publish(1, 2)
+    commit_all(own_bus, CLIENT)
+    own_bus.raw.execute_command("ACL", "SETUSER", "default", "-client|list")
+    with structlog.testing.capture_logs() as logs:
+        assert sweep(own_bus, LATER, client_seconds=0, age_seconds=60).cut == 1
+    assert [row["event"] for row in logs] == ["clients_not_expired"]
+    assert len(own_bus.raw.xinfo_groups(own_bus.log())) == 1
+
+
+@pytest.mark.parametrize("seconds", [1e11, math.inf])
+def test_what_is_to_be_kept_for_ever_is_kept(bus: Bus, seconds: float) -> None:
+    bus.consumer(OTHER).close()
+    bus.publish(1)
+    commit_all(bus, CLIENT)
+    found = sweep(bus, LATER, age_seconds=seconds, letter_seconds=seconds, client_seconds=seconds)
+    assert (found.cut, sizes(bus), len(bus.raw.xinfo_groups(bus.log()))) == (0, (1, 1, 1), 2)
 
 
 def make_group(bus: Bus) -> None:
