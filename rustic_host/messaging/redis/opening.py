@@ -18,9 +18,9 @@ Migration = Callable[[Link, Keys, str], None]
 def _count_late(link: Link, keys: Keys, namespace: str) -> None:
     """Version 1 did not count late messages apart (:mod:`.stored`): any topic that it stored on may have some."""
     key = keys.counts_key(namespace)
-    for found in map(counts.parse, link.call("HKEYS", key)):
+    for found in map(counts.parse, link.call("HGETALL", key)[::2]):
         if found is not None and found.is_published:
-            link.call("HSETNX", key, counts.published(found.topic, late=True), 0)
+            link.call("HINCRBY", key, counts.published(found.topic, late=True), 0)  # which all users may
 
 
 MIGRATIONS: Mapping[int, Migration] = {1: _count_late}
