@@ -3,7 +3,8 @@
 Rustic AI keeps one position for each client and topic, the id of the message it handled last (facts 2.1). It handles
 what is published as it comes, so what is older than that message was handled before it; it reads no such message again
 itself. Its own rule at a restart goes by ids, which sort by priority first, and loses more urgent messages that are
-newer (facts 2.6-4): those are handled here.
+newer (facts 2.6-4), and by times, and loses what came later with the time of a slow clock (2.6-5): both are handled
+here.
 """
 
 from collections.abc import Mapping
@@ -104,7 +105,11 @@ def _position(value: bytes | None) -> GemstoneID | None:
 
 
 def _cut(link: Link, topic: TopicKeys, position: GemstoneID) -> _Cut:
-    """Behind the last entry before which all were handled; entries after it are looked at one by one."""
+    """Behind the last entry before which all were handled; entries after it are looked at one by one.
+
+    What lies in the log behind the position's own message is not handled: where one agent moves after another, the log
+    is in the order of arrival. Where all is imported at once it is in that of the times, and the same holds.
+    """
     start, behind, skipped = "-", "0-0", 0
     while True:
         older, last, first = link.run(HANDLED, [topic.log, topic.store], [start, PAGE, position.timestamp])
@@ -117,6 +122,8 @@ def _cut(link: Link, topic: TopicKeys, position: GemstoneID) -> _Cut:
     rows = link.call("XRANGE", topic.log, first, "+", "COUNT", WINDOW)
     scores = link.call("ZMSCORE", topic.store, *(body for _, (_, body) in rows))
     done = [_is_handled(body, score, position) for (_, (_, body)), score in zip(rows, scores, strict=True)]
+    own = next((i for i, (_, (_, body)) in enumerate(rows) if _id_of(body) == position.to_int()), len(rows))
+    done[own + 1 :] = [False] * len(done[own + 1 :])  # they came after it, whatever their clocks say
     ids = [row[0].decode() for row in rows]
     head = done.index(False) if False in done else len(done)
     behind, tail = ids[head - 1] if head else behind, list(zip(ids, done, strict=True))[head:]
@@ -131,12 +138,15 @@ def _is_handled(body: bytes, score: bytes | None, position: GemstoneID) -> bool:
         return False
     if float(score) < position.timestamp:
         return True
+    found, last = _id_of(body), position.to_int()
+    return found is not None and found <= last and found >> ORIGIN_SHIFT == last >> ORIGIN_SHIFT
+
+
+def _id_of(body: bytes) -> int | None:
     try:
-        found = Message.from_json(body).id
+        return Message.from_json(body).id
     except ValueError:
-        return False
-    last = position.to_int()
-    return found <= last and found >> ORIGIN_SHIFT == last >> ORIGIN_SHIFT
+        return None
 
 
 def _continue(link: Link, client_key: str, log_key: str, who: Newcomer, cut: _Cut) -> bool:

@@ -96,6 +96,16 @@ def test_after_a_more_urgent_one_what_came_before_it_is_done(bus: Bus) -> None:
     assert numbers(bus.consumer().read()) == [2]
 
 
+def test_what_came_after_the_last_one_is_not_lost_though_a_slow_clock_made_it_older(bus: Bus) -> None:
+    """Rustic AI itself loses it (facts 2.6-5)."""
+    move_in(bus, [made(0, 0), made(1, 5)], made(1, 5))
+    foreign.store(bus, made(2, 3, machine=1, sender="b"))
+    with bridged(bus, ["t"]):
+        assert bus.logged() == [0, 1, 2]
+    bus.publish(3)
+    assert numbers(bus.consumer().read()) == [2, 3]
+
+
 def test_of_the_last_ones_millisecond_only_what_its_own_sender_made_before_is_done(bus: Bus) -> None:
     """Others may have stored theirs after it; the store orders these by their bytes, so they lie between."""
     old = [made(0, 0), made(1, 5, machine=1, sender="A"), made(2, 5), made(3, 5), made(4, 5), made(5, 6)]
