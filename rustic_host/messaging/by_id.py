@@ -61,10 +61,11 @@ class ById(Generic[T]):
     def remove_all(self, numbers: list[int], items: list[T]) -> None:
         """As :meth:`remove` for each; many at once, and fast when they are the first in order."""
         done = 0
-        while done < len(items) and self._items and all(map(is_, self._items[0], items[done:])):
-            size = min(len(items) - done, len(self._items[0]))
-            self._delete(0, 0, size)
-            done += size
+        while self._items and (some := items[done : done + len(self._items[0])]):
+            if not all(map(is_, self._items[0], some)):
+                break
+            self._delete(0, 0, len(some))
+            done += len(some)
         for number, item in zip(numbers[done:], items[done:], strict=True):
             self.remove(number, item)
 

@@ -71,6 +71,10 @@ class Held(Generic[T]):
             if topic in self.due:
                 self._take(topic)
 
+    def drop_aside(self, unwanted: Callable[[T], bool]) -> None:
+        """Drop what is kept aside and is not wanted any more."""
+        self._aside = [pair for pair in self._aside if not unwanted(pair[1])]
+
     def clear(self) -> None:
         """Drop everything."""
         self.forget(self.topics)

@@ -127,14 +127,12 @@ class InMemory(InHand):
         self.owner.backend.sizes.check(message, size_of(frozen))
         if len(self.sent) >= OUTBOX_FRAMES:
             raise OutboxFullError(f"a handler may send {OUTBOX_FRAMES} messages at its end")
-        if isinstance(self.sent, list):
-            self.sent.append(hand_out(frozen))
-        else:
-            self.sent = [hand_out(frozen)]
+        # In one step: of the threads that a handler waits for, two may be the first to send something.
+        self.__dict__.setdefault("sent", []).append(hand_out(frozen))
 
     def void(self) -> None:
         """Drop it."""
-        self.sent = ()
+        self.sent = []
 
     def send_early(self, key: str, kept: bytes, message: Message | None = None) -> bytes:
         """At once."""

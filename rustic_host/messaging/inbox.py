@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
 from rustic_host.messaging.client import Client
@@ -46,11 +47,13 @@ class Inbox:
         """Takes one message as it is stored; may be replaced by a shorter way that does as :meth:`take` does."""
         self._changed = threading.Condition()
         self._waiting: list[Message] = []
+        self._batch: deque[Message] = deque()  # what is handled next, of those that waited
         self._held = Held[Message](clock)
         self.due: Mapping[str, float] = self._held.due
         """Topics that are held up, to look at."""
         self._closed = False
-        self._busy: threading.Thread | None = None
+        self.busy: threading.Thread | None = None
+        """Who handles what waited, if somebody does; to look at."""
         self._watch: threading.Thread | None = None
         if thread:
             self._start(thread)
@@ -58,11 +61,11 @@ class Inbox:
     @property
     def in_hand(self) -> bool:
         """Whether this thread is handling a message just now."""
-        return self._busy is threading.current_thread()
+        return self.busy is threading.current_thread()
 
     def take(self, message: Message) -> None:
         """Take one message from the backend."""
-        if not (self.one_at_a_time or self._held.due):
+        if not (self.one_at_a_time or self._held.due or self.busy):  # else it would overtake what waited
             if isinstance(answer := self._present(message), Later):
                 self.put_off(message, answer)
             return
@@ -72,9 +75,9 @@ class Inbox:
             self._waiting.append(message)
             if self._threaded:
                 self._changed.notify_all()
-            if self._busy or self._threaded:
+            if self.busy or self._threaded:
                 return
-            self._busy = threading.current_thread()
+            self.busy = threading.current_thread()
         self._drain()
 
     def _deliver(self, fields: Frozen) -> None:
@@ -85,20 +88,23 @@ class Inbox:
         gone = set(topics)
         with self._changed:
             self._held.forget(gone)
+            self._held.drop_aside(lambda message: _topic(message) in gone)
             self._waiting = [message for message in self._waiting if _topic(message) not in gone]
+            self._batch = deque(message for message in self._batch if _topic(message) not in gone)
 
     def stop(self) -> None:
         """Drop everything but the message in hand, and take no more; returns at once."""
         with self._changed:
             self._closed = True
             self._waiting.clear()
+            self._batch.clear()
             self._held.clear()
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> bool:
         """After a stop, wait until the message in hand is done; False when that takes longer."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._busy is None, seconds):
+            if not self._changed.wait_for(lambda: self.busy is None, seconds):
                 return False
         self._join(seconds)
         return True
@@ -115,25 +121,27 @@ class Inbox:
     def _drain(self) -> None:
         """Handle what waits, and what is due, until there is no more; by the thread that made the inbox busy."""
         try:
-            while batch := self._next():
-                for message in batch:
-                    self._handle(message)
+            while (message := self._next()) is not None:
+                self._handle(message)
         except BaseException:  # an interrupt from the keyboard, say: the next message finds the client idle
             self._rest()
             raise
 
-    def _next(self) -> list[Message]:
+    def _next(self) -> Message | None:
         """Under one lock with resting: nobody may leave a message behind that a busy thread was to take."""
         with self._changed:
-            batch = [*self._held.take_due(), *self._waiting]
-            self._waiting.clear()
-            if not batch:
-                self._rest()
-            return batch if len(batch) < 2 else ordered(self._client, batch)
+            if not self._batch:
+                batch = [*self._held.take_due(), *self._waiting]
+                self._waiting.clear()
+                self._batch += batch if len(batch) < 2 else ordered(self._client, batch)
+            if self._batch:
+                return self._batch.popleft()
+            self._rest()
+            return None
 
     def _rest(self) -> None:
         with self._changed:
-            self._busy = None
+            self.busy = None
             self._changed.notify_all()
 
     def _handle(self, message: Message) -> None:
@@ -179,9 +187,9 @@ class Inbox:
         """Until something is due (or waits for this very thread) and nobody handles it; False when it is closed."""
         with self._changed:
             while not self._closed:
-                left = None if self._busy else self._held.seconds_left()
+                left = None if self.busy else self._held.seconds_left()
                 if (left is not None and left <= 0) or (self._threaded and self._waiting):
-                    self._busy = threading.current_thread()
+                    self.busy = threading.current_thread()
                     return True
                 self._changed.wait(left)
             return False

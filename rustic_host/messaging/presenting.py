@@ -1,6 +1,7 @@
 """How one client gets messages of a backend without a log: every message in memory comes this way, so it is short."""
 
 from collections.abc import Callable
+from weakref import finalize
 
 from rustic_host.messaging import in_hand
 from rustic_host.messaging.client import Client
@@ -60,7 +61,7 @@ class Presenter:
         return self._deliver
 
     def _deliver(self, fields: Frozen) -> None:
-        if self._due or fields[SENDER].id == self._name:
+        if self._due or self._inbox.busy or fields[SENDER].id == self._name:
             self._inbox.take(hand_out(fields))
             return
         message = new(Received)  # as hand_out does
@@ -131,6 +132,8 @@ class Presenter:
             restore(message)
             if answer.failed:
                 self._begun[id(message)] = begun + 1  # whoever holds the message presents the same object again
+                # If it is dropped instead, the next message may lie where it lay.
+                finalize(message, self._begun.pop, id(message), None).atexit = False
             return answer
         if self._handling.early:
             hand.forget()

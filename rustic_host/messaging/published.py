@@ -74,8 +74,11 @@ def freeze(message: Message, topic: str | None = None, expires: float = 0.0) -> 
     values = message.__dict__.values() if message.__class__ is Message else _values(message)
     # fmt: off
     (sender, topics, recipients, payload, format, response_to, thread, conversation, header, slip, history, ttl, error,
-     traceparent, state, published_to, enrich, status, stack, number, _, _) = values
+     traceparent, state, published_to, enrich, status, stack, number, _, timestamp) = values
     # fmt: on
+    if timestamp.__class__ is not float and message.__class__ is Message and tuple(message.__dict__) != _FIELDS:
+        # A field was deleted and assigned again: it is the last one now.
+        return freeze(_message({name: message.__dict__[name] for name in _FIELDS}), topic, expires)
     try:
         if payload.__class__ is not bytes:  # else it was received, and never read
             payload = _write(payload)
@@ -85,7 +88,7 @@ def freeze(message: Message, topic: str | None = None, expires: float = 0.0) -> 
         raise MessageError(f"message {message.id} cannot be written: {problem}") from problem
     if thread is not None:
         thread = None if len(thread) == 1 and thread[0] is number else [*thread]
-    if topics.__class__ is not str:
+    if not isinstance(topics, str):  # one that was assigned past validation may be a StrEnum's
         topics = [*topics]
     if header is not None or slip is not None:
         header, slip = _copied(header), _copied(slip)

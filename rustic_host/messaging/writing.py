@@ -41,7 +41,7 @@ _NOTHING: Final = (
 """What most messages have there."""
 
 
-OTHERWISE: Final = (TypeError, ValueError, LookupError, AttributeError)
+OTHERWISE: Final = (TypeError, ValueError, LookupError, AttributeError, OverflowError)
 """What comes of a message that was changed, past validation, into what it may not be: pydantic has to look at it."""
 
 

@@ -1,5 +1,7 @@
 """The sorted sequence behind the in-memory topics, against a plain list."""
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,6 +81,24 @@ def test_what_is_not_there_cannot_be_removed() -> None:
         except KeyError:
             continue
         raise AssertionError("it was removed")
+
+
+class Looked(list[Item]):
+    """Counts what was looked at of it."""
+
+    looks = 0
+
+    def __getitem__(self, at: Any) -> Any:
+        found = super().__getitem__(at)
+        self.looks += len(found) if isinstance(at, slice) else 1
+        return found
+
+
+def test_what_is_removed_at_once_is_looked_at_once() -> None:
+    made, model = filled(list(range(40 * CHUNK)))
+    gone = Looked(model)
+    made.remove_all(list(range(40 * CHUNK)), gone)
+    assert (len(made), gone.looks) == (0, len(model))
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 60), min_size=1, max_size=40)), max_size=20))

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any
 
 import pytest
@@ -25,6 +26,10 @@ from tests.messaging.bus import message
 from tests.messaging.messages import MESSAGE
 
 TAG = AgentTag(id="1", name="a")
+
+
+class Topic(StrEnum):
+    ANSWERS = "answers"
 
 
 def full() -> Message:
@@ -151,6 +156,18 @@ def test_a_message_of_a_class_of_ones_own_is_published_as_a_message() -> None:
 
     published = Own.model_validate(message().model_dump())
     assert "extra" not in json.loads(hand_out(freeze(published)).to_json_bytes())
+
+
+def test_a_field_that_was_deleted_and_assigned_again_keeps_its_place() -> None:
+    sent = full()
+    del sent.ttl
+    sent.ttl = 6
+    assert json.loads(hand_out(freeze(sent)).to_json()) == json.loads(sent.to_json())
+
+
+def test_a_topic_that_is_a_members_of_an_enum_stays_one() -> None:
+    sent = message().model_copy(update={"topics": Topic.ANSWERS})
+    assert hand_out(freeze(sent)).topic_list == ["answers"]
 
 
 def test_a_tag_cannot_be_changed() -> None:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +14,7 @@ from rustic_host.messaging import counts as names
 from rustic_host.messaging.dead_letter import REPLAY_FOR
 from rustic_host.messaging.delivery import Entry, Later
 from rustic_host.messaging.memory_store import Tally
+from rustic_host.messaging.published import Frozen, hand_out
 from tests.messaging.bus import WAIT_SECONDS, message
 
 
@@ -108,6 +110,31 @@ def test_each_handler_has_a_message_in_hand_of_its_own(messaging: MessagingInter
     assert {topic: len(found) for topic, found in stored.items()} == {"of the first": 1, "of the second": 0}
     assert len(messaging.get_messages("of the second")) == 1
     assert in_hand.current.get() is None
+
+
+def test_threads_of_a_handler_that_send_first_at_the_same_time_lose_nothing(
+    messaging: MessagingInterface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both stand where nothing is noted as sent yet, if there is such a place."""
+    meeting = threading.Barrier(2)
+
+    def meet(fields: Frozen) -> Message:
+        meeting.wait(WAIT_SECONDS)
+        return hand_out(fields)
+
+    def send_twice(received: Message) -> None:
+        contexts = [copy_context() for _ in range(2)]
+        send = partial(messaging.publish, SENDER)
+        threads = [threading.Thread(target=each.run, args=(send, message("u"))) for each in contexts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    reader(messaging, send_twice)
+    monkeypatch.setattr(in_hand, "hand_out", meet)
+    messaging.publish(SENDER, message())
+    assert len(messaging.get_messages("u")) == 2
 
 
 def test_delivering_leaves_the_message_in_hand_of_another_bus_where_it_was(messaging: MessagingInterface) -> None:
