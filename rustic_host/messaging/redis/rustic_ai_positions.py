@@ -10,6 +10,8 @@ here.
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from redis.crc import key_slot
+
 from rustic_host.errors import BackendRefusedError, MessageError
 from rustic_host.messaging import counts
 from rustic_host.messaging.gemstone_id import GemstoneID
@@ -69,7 +71,10 @@ def take_over(link: Link, keys: Keys, who: Newcomer, homes: Mapping[str, tuple[s
     new = [topic for topic, mark in zip(homes, marks, strict=True) if mark is None]
     if not new:
         return
-    positions = _positions(link, [keys.position_key(who.client_id, homes[topic][0], topic) for topic in new])
+    names = [keys.position_key(who.client_id, homes[topic][0], topic) for topic in new]
+    if keys.cluster and any(key_slot(name.encode()) != key_slot(client_key.encode()) for name in names):
+        return  # an id with braces of its own: no process can have stored positions beside the guild's keys
+    positions = _positions(link, names)
     skipped: dict[str, int] = {}
     for topic, position in zip(new, positions, strict=True):
         if position is not None:
@@ -120,6 +125,8 @@ def _cut(link: Link, topic: TopicKeys, position: GemstoneID) -> _Cut:
             return _Cut(behind, skipped)
         start = f"({behind}"
     rows = link.call("XRANGE", topic.log, first, "+", "COUNT", WINDOW)
+    if not rows:  # retention was faster
+        return _Cut(behind, skipped)
     scores = link.call("ZMSCORE", topic.store, *(body for _, (_, body) in rows))
     done = [_is_handled(body, score, position) for (_, (_, body)), score in zip(rows, scores, strict=True)]
     own = next((i for i, (_, (_, body)) in enumerate(rows) if _id_of(body) == position.to_int()), len(rows))

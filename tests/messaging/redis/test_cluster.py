@@ -462,6 +462,12 @@ def test_the_last_reader_is_forgotten_while_the_slot_is_about_to_move(cluster: R
     assert not here.raw.exists(readers)
 
 
+def test_a_client_whose_id_has_braces_of_its_own_reads(here: Bus) -> None:
+    """Its position of Rustic AI would lie on another node, and asking for it is answered by MOVED."""
+    here.publish(1)
+    assert numbers(here.consumer("a{b}", ["t"]).read()) == [1]
+
+
 @pytest.mark.long
 def test_a_node_that_dies_is_replaced_by_its_replica_and_nothing_is_lost(flavour: str, tmp_path: Path) -> None:
     with redis_cluster(tmp_path, binary=binary_of(flavour)) as cluster:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -129,6 +130,22 @@ def test_a_long_history_is_skipped_page_by_page(bus: Bus, monkeypatch: pytest.Mo
         with capture_logs() as log:
             assert numbers(bus.consumer().read()) == [*range(handled, 30), 100]
         assert [row["messages"] for row in log if row["event"] in TOLD] == [handled]
+
+
+def test_what_retention_cuts_while_it_is_looked_at_is_no_hindrance(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = [made(n, n) for n in range(4)]
+    move_in(bus, old, old[1])
+    call = Link.call
+
+    def cut_first(link: Link, *command: Any) -> Any:
+        if command[:2] == ("XRANGE", bus.log()):
+            bus.raw.xtrim(bus.log(), maxlen=0, approximate=False)
+        return call(link, *command)
+
+    monkeypatch.setattr(Link, "call", cut_first)
+    consumer = bus.consumer()
+    bus.publish(7)
+    assert numbers(consumer.read()) == [7]
 
 
 def test_what_is_behind_all_of_it_leaves_only_what_comes(bus: Bus) -> None:
