@@ -52,8 +52,9 @@ class Inbox:
         self.due: Mapping[str, float] = self._held.due
         """Topics that are held up, to look at."""
         self._closed = False
-        self.busy: threading.Thread | None = None
-        """Who handles what waited, if somebody does; to look at."""
+        self._busy: threading.Thread | None = None
+        self.at_once = not self.one_at_a_time
+        """Whether a message need not wait for others, or for ever; to look at."""
         self._watch: threading.Thread | None = None
         if thread:
             self._start(thread)
@@ -61,11 +62,11 @@ class Inbox:
     @property
     def in_hand(self) -> bool:
         """Whether this thread is handling a message just now."""
-        return self.busy is threading.current_thread()
+        return self._busy is threading.current_thread()
 
     def take(self, message: Message) -> None:
         """Take one message from the backend."""
-        if not (self.one_at_a_time or self._held.due or self.busy):  # else it would overtake what waited
+        if self.at_once and not self._held.due:
             if isinstance(answer := self._present(message), Later):
                 self.put_off(message, answer)
             return
@@ -75,9 +76,9 @@ class Inbox:
             self._waiting.append(message)
             if self._threaded:
                 self._changed.notify_all()
-            if self.busy or self._threaded:
+            if self._busy or self._threaded:
                 return
-            self.busy = threading.current_thread()
+            self._begin()
         self._drain()
 
     def _deliver(self, fields: Frozen) -> None:
@@ -95,7 +96,7 @@ class Inbox:
     def stop(self) -> None:
         """Drop everything but the message in hand, and take no more; returns at once."""
         with self._changed:
-            self._closed = True
+            self._closed, self.at_once = True, False
             self._waiting.clear()
             self._batch.clear()
             self._held.clear()
@@ -104,7 +105,7 @@ class Inbox:
     def wait(self, seconds: float) -> bool:
         """After a stop, wait until the message in hand is done; False when that takes longer."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self.busy is None, seconds):
+            if not self._changed.wait_for(lambda: self._busy is None, seconds):
                 return False
         self._join(seconds)
         return True
@@ -139,9 +140,13 @@ class Inbox:
             self._rest()
             return None
 
+    def _begin(self) -> None:
+        # What comes now would overtake what waits.
+        self._busy, self.at_once = threading.current_thread(), False
+
     def _rest(self) -> None:
         with self._changed:
-            self.busy = None
+            self._busy, self.at_once = None, not (self.one_at_a_time or self._closed or self._batch)
             self._changed.notify_all()
 
     def _handle(self, message: Message) -> None:
@@ -187,9 +192,9 @@ class Inbox:
         """Until something is due (or waits for this very thread) and nobody handles it; False when it is closed."""
         with self._changed:
             while not self._closed:
-                left = None if self.busy else self._held.seconds_left()
+                left = None if self._busy else self._held.seconds_left()
                 if (left is not None and left <= 0) or (self._threaded and self._waiting):
-                    self.busy = threading.current_thread()
+                    self._begin()
                     return True
                 self._changed.wait(left)
             return False
@@ -198,7 +203,11 @@ class Inbox:
 def ordered(client: Client, messages: list[Message]) -> list[Message]:
     """As the client orders them; what it leaves out comes last, what it adds is not taken."""
     left = {id(message): message for message in messages}
-    chosen = [message for message in client.order(messages) if left.pop(id(message), None)]
+    try:
+        chosen = [message for message in client.order(messages) if left.pop(id(message), None)]
+    except Exception:  # or all of them would be lost
+        log.exception("order_failed", client=client.id)
+        return messages
     return [*chosen, *left.values()]
 
 

@@ -61,7 +61,7 @@ class Presenter:
         return self._deliver
 
     def _deliver(self, fields: Frozen) -> None:
-        if self._due or self._inbox.busy or fields[SENDER].id == self._name:
+        if self._due or not self._inbox.at_once or fields[SENDER].id == self._name:
             self._inbox.take(hand_out(fields))
             return
         message = new(Received)  # as hand_out does

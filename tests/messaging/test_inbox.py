@@ -1,7 +1,8 @@
 """What waits for a client in memory: its order, and what is dropped of it."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -50,10 +51,11 @@ def elsewhere(call: Callable[[], object]) -> None:
 def test_nothing_overtakes_what_was_held_up_behind_another(
     messaging: MessagingInterface, extra: dict[str, Any]
 ) -> None:
-    heard, again, go_on, done = list[int](), threading.Event(), threading.Event(), threading.Event()
+    heard, who, again, go_on, done = list[int](), list[object](), *(threading.Event() for _ in range(3))
 
     def handle(received: Message) -> object:
         heard.append(received.id)
+        who.append(threading.current_thread())
         if len(heard) == 1:
             return Later(0.01)
         if len(heard) == 2:
@@ -66,11 +68,16 @@ def test_nothing_overtakes_what_was_held_up_behind_another(
     reader(messaging, handle)
     first, second, third = message(**extra), message(**extra), message(**extra)
     messaging.publish(SENDER, first)
-    messaging.publish(SENDER, second)
+    # Who publishes when the first is due handles it.
+    publisher = threading.Thread(target=messaging.publish, args=(SENDER, second))
+    publisher.start()
     assert again.wait(WAIT_SECONDS)
+    if who[1] is not publisher:
+        publisher.join()
     messaging.publish(SENDER, third)
     go_on.set()
     assert done.wait(WAIT_SECONDS)
+    publisher.join()
     assert heard == [first.id, first.id, second.id, third.id]
 
 
@@ -78,14 +85,10 @@ def test_after_unsubscribing_in_a_handler_nothing_comes_of_what_waited_with_it(m
     heard: list[int] = []
     several = [message() for _ in range(3)]
 
-    def publish_several() -> None:
-        for each in several:
-            messaging.publish(SENDER, each)
-
     def handle(received: Message) -> None:
         heard.append(received.id)
         if len(heard) == 1:
-            elsewhere(publish_several)
+            elsewhere(lambda: [*map(partial(messaging.publish, SENDER), several)])
         else:
             messaging.unsubscribe("t", client)
 
@@ -93,6 +96,38 @@ def test_after_unsubscribing_in_a_handler_nothing_comes_of_what_waited_with_it(m
     first = message()
     messaging.publish(SENDER, first)
     assert heard == [first.id, several[0].id]
+
+
+@pytest.mark.parametrize("kind", [SimpleClient, OneAtATime])
+def test_who_was_unregistered_gets_no_more_not_even_what_is_being_delivered(
+    messaging: MessagingInterface, kind: type[SimpleClient]
+) -> None:
+    heard: list[int] = []
+    second = kind("second", "second", lambda received: heard.append(received.id))
+    reader(messaging, lambda received: messaging.unregister_client(second))
+    messaging.register_client(second)
+    messaging.subscribe("t", second)
+    messaging.publish(SENDER, message())
+    assert heard == []
+
+
+def test_an_order_that_fails_loses_nothing(messaging: MessagingInterface) -> None:
+    heard: list[int] = []
+    several = [message() for _ in range(3)]
+
+    class Failing(OneAtATime):
+        def order(self, messages: Sequence[Message]) -> Sequence[Message]:
+            raise KeyError("wrong")
+
+    def handle(received: Message) -> None:
+        heard.append(received.id)
+        if len(heard) == 1:
+            elsewhere(lambda: [*map(partial(messaging.publish, SENDER), several)])
+
+    reader(messaging, handle, Failing)
+    first = message()
+    messaging.publish(SENDER, first)
+    assert heard == [first.id, *(each.id for each in several)]
 
 
 def test_what_was_set_aside_is_dropped_with_its_subscription() -> None:
