@@ -131,14 +131,19 @@ class Inbox:
     def _next(self) -> Message | None:
         """Under one lock with resting: nobody may leave a message behind that a busy thread was to take."""
         with self._changed:
-            if not self._batch:
-                batch = [*self._held.take_due(), *self._waiting]
-                self._waiting.clear()
-                self._batch += batch if len(batch) < 2 else ordered(self._client, batch)
-            if self._batch:
-                return self._batch.popleft()
+            while self._batch or self._refilled():
+                message = self._batch.popleft()
+                if (topic := _topic(message)) not in self._held:
+                    return message
+                self._held.follow(topic, message)
             self._rest()
             return None
+
+    def _refilled(self) -> bool:
+        batch = [*self._held.take_due(), *self._waiting]
+        self._waiting.clear()
+        self._batch += batch if len(batch) < 2 else ordered(self._client, batch)
+        return bool(batch)
 
     def _begin(self) -> None:
         # What comes now would overtake what waits.
@@ -150,12 +155,6 @@ class Inbox:
             self._changed.notify_all()
 
     def _handle(self, message: Message) -> None:
-        with self._changed:
-            if self._closed:
-                return
-            if _topic(message) in self._held:
-                self._held.follow(_topic(message), message)
-                return
         try:
             answer = self._present(message)
         except Exception:  # what a client raises reaches neither publisher nor other subscribers

@@ -50,8 +50,9 @@ class Tally:
         self._joined = 0
 
     def join(self, other: Tally) -> None:
-        """Add all of another one, that is no more."""
-        self._joined += other.total()
+        """Add all of another one, that is no more; a thread that has found it before adds here from now on."""
+        add, other.add = other.add, self.add
+        self._joined += add() - other._looks + other._joined
 
     def total(self) -> int:
         """How often something was added; under a lock, as each look adds one that is taken off again."""

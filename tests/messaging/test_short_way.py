@@ -165,6 +165,17 @@ def test_a_thread_that_starts_with_the_own_id_is_each_readers_own(messaging: Mes
     assert (heard[0].priority, heard[0].timestamp) == (published.priority, published.timestamp)
 
 
+def test_what_is_added_to_a_tally_that_was_joined_is_not_lost() -> None:
+    """As a thread does that has found it when its topic is summed up."""
+    tally, gone = Tally(), Tally()
+    for each in (tally, gone, gone):
+        each.add()
+    assert gone.total() == 2
+    tally.join(gone)
+    gone.add()
+    assert tally.total() == 4
+
+
 def test_a_tally_is_exact_with_many_threads_and_looks_between() -> None:
     tally, looks = Tally(), list[int]()
 
