@@ -10,7 +10,6 @@ lists take time linear in their input) and the memory of what ``map`` makes with
 
 import re
 import threading
-import time
 from typing import Any
 
 from celpy.celparser import CELParseError, CELParser
@@ -19,7 +18,7 @@ from lark import Token, Tree
 
 from rustic_host.errors import RoutingError
 from rustic_host.guild.cel_values import FUNCTIONS, Value, to_cel, to_json
-from rustic_host.guild.expressions import DEFAULT_LIMITS, Limits
+from rustic_host.guild.expressions import DEFAULT_LIMITS, Limits, TimeLeft
 
 _PARSING = threading.Lock()  # the library keeps one parser, and what it parses last, for all threads
 _NAME = re.compile(r"[_a-zA-Z][_a-zA-Z0-9]*")
@@ -63,13 +62,12 @@ class _Budget:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._deadline = time.monotonic() + limits.milliseconds / 1000
+        self._time_left = TimeLeft(limits)
         self._room = limits.size
         self.functions = {**FUNCTIONS, "_+_": self._add}
 
     def step(self) -> None:
-        if time.monotonic() > self._deadline:
-            raise RoutingError(f"CEL failed: timeout after {self._limits.milliseconds} ms")
+        self._time_left.check("CEL")
 
     def _add(self, left: Value, right: Value) -> Value:
         if isinstance(left, str | bytes | list) and isinstance(right, str | bytes | list):

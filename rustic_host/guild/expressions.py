@@ -8,6 +8,7 @@ import copy
 import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -26,8 +27,8 @@ class Limits:
     """What one evaluation may use."""
 
     milliseconds: int = 1000
-    """Wall time, checked between steps. A regular expression is interrupted too, in a program's main thread (where a
-    worker handles its messages); one built-in function is not."""
+    """Processor time of the thread, checked between steps. A regular expression is interrupted too, in a program's main
+    thread (where a worker handles its messages); one built-in function is not."""
     depth: int = 500
     """Nested evaluations: a level of recursion in an expression takes about four, one more ``&`` in a chain one. Of
     CEL, which has no recursion, the levels of the compiled text: one for each operator of a chain, two of a sum."""
@@ -41,6 +42,29 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+
+
+class TimeLeft:
+    """Of one evaluation, on the thread that makes it.
+
+    It counts processor time: an agent that is stopped for a while, or waits for its turn on a busy machine, would else
+    send messages to nowhere that are well. The wall clock, which is asked ten times as fast, says when to look.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._wall, self._began = time.monotonic() + limits.milliseconds / 1000, time.thread_time()
+
+    def seconds(self) -> float:
+        """What is left at least; negative when it is used up."""
+        if (left := self._wall - time.monotonic()) > 0:
+            return left
+        return self._limits.milliseconds / 1000 - (time.thread_time() - self._began)
+
+    def check(self, language: str) -> None:
+        """Raise RoutingError when nothing is left."""
+        if self.seconds() < 0:
+            raise RoutingError(f"{language} failed: timeout after {self._limits.milliseconds} ms of processor time")
 
 
 class Expression(Protocol):
@@ -71,10 +95,11 @@ class JsonataExpression:
         Jsonata.CURRENT.jsonata = run
         # Its time box counts from its own making and is left unbalanced by an error, so each run needs a new one.
         frame = Jsonata.Frame(None)
-        frame.set_runtime_bounds(self._limits.milliseconds, self._limits.depth)
-        _bound_sizes(frame, self._limits)
+        frame.set_runtime_bounds(None, self._limits.depth)
+        time_left = TimeLeft(self._limits)
+        _bound(frame, self._limits, time_left)
         try:
-            with _alarm(self._limits) if self._may_match else nullcontext():
+            with _alarm(self._limits, time_left) if self._may_match else nullcontext():
                 return plain_json(run.evaluate(data, frame))
         except RoutingError:
             raise
@@ -87,13 +112,14 @@ _LARGE = 65_536
 _PAD = Jsonata.static_frame.lookup("pad")
 
 
-def _bound_sizes(frame: Any, limits: Limits) -> None:
-    """Have each value that an evaluation makes on its way looked at: doubling a text 30 times takes no time."""
-    left, check_time = 10 * limits.size, frame.lookup("__evaluate_exit")
+def _bound(frame: Any, limits: Limits, time_left: TimeLeft) -> None:
+    """Have time, and each value that an evaluation makes, looked at: doubling a text 30 times takes no time."""
+    left, count_depth = 10 * limits.size, frame.lookup("__evaluate_exit")
 
     def look(node: Any, data: Any, scope: Any, result: Any) -> None:
         nonlocal left
-        check_time(node, data, scope, result)
+        count_depth(node, data, scope, result)
+        time_left.check("JSONata")
         if isinstance(result, str | list) and len(result) > _LARGE:
             left -= len(result)
             if len(result) > (limits.size if isinstance(result, str) else limits.items) or left < 0:
@@ -125,7 +151,7 @@ def _cel(source: str, limits: Limits) -> Expression:
 
 
 @contextmanager
-def _alarm(limits: Limits) -> Iterator[None]:
+def _alarm(limits: Limits, time_left: TimeLeft) -> Iterator[None]:
     """End what takes too long inside of one step: CPython's matcher looks for signals while it tries.
 
     Signals are the main thread's alone; elsewhere nothing is done.
@@ -135,9 +161,12 @@ def _alarm(limits: Limits) -> Iterator[None]:
         return
 
     def ring(number: int, frame: object) -> None:
+        if (left := time_left.seconds()) > 0:
+            signal.setitimer(signal.ITIMER_REAL, max(left, 0.01))
+            return
         raise RoutingError(f"JSONata failed: a regular expression took longer than {limits.milliseconds} ms")
 
-    # The steps between are bounded by the library; the alarm comes a little later, so that its error is the usual one.
+    # The steps between are bounded above; the alarm comes a little later, so that its error is the usual one.
     before, former = (
         signal.signal(signal.SIGALRM, ring),
         signal.setitimer(signal.ITIMER_REAL, limits.milliseconds / 800),

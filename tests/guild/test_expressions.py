@@ -1,3 +1,4 @@
+import itertools
 import resource
 import signal
 import threading
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from rustic_host.errors import RoutingError
 from rustic_host.guild import expressions
-from rustic_host.guild.expressions import JsonataExpression, Limits, compile_expression, evaluate
+from rustic_host.guild.expressions import JsonataExpression, Limits, TimeLeft, compile_expression, evaluate
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -83,9 +84,31 @@ def test_one_expression_runs_in_several_threads_at_once() -> None:
 def test_an_endless_expression_is_stopped() -> None:
     expression = JsonataExpression("($f := function($n){$f($n + 1)}; $f(0))", Limits(milliseconds=50))
     started = time.monotonic()
-    with pytest.raises(RoutingError, match="timeout after 50"):
+    with pytest.raises(RoutingError, match="timeout after 50 ms of processor time"):
         expression.evaluate({})
     assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize("language", ["jsonata", "cel"])
+def test_who_was_stopped_for_a_while_or_waited_for_a_turn_has_not_used_up_its_time(
+    language: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a message that is well would go to nowhere, because the machine was busy."""
+    hours = itertools.count(0.0, 3600.0)
+    for clock in ("monotonic", "time"):
+        monkeypatch.setattr(time, clock, lambda: next(hours))
+    assert evaluate(language, "n + 1 + 1", {"n": 1}) == 3
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals are the main thread's")
+def test_the_alarm_of_a_regular_expression_that_had_no_turn_rings_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    hours = itertools.count(0.0, 3600.0)
+    monkeypatch.setattr(time, "monotonic", lambda: next(hours))
+    limits = Limits(milliseconds=100_000)
+    with expressions._alarm(limits, TimeLeft(limits)):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.raise_signal(signal.SIGALRM)
+        assert 90 < signal.getitimer(signal.ITIMER_REAL)[0] <= 100
 
 
 def test_too_deep_an_expression_is_stopped_and_works_again_after_that() -> None:
