@@ -101,6 +101,13 @@ def is_dead(holder: Holder) -> bool:
         return True
     except PermissionError:
         return False  # somebody else's, and alive
+    return _is_zombie(holder.pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether it has ended and nobody has asked how: in a container whose first process never does, it stays so."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X")
     return False
 
 

@@ -118,6 +118,16 @@ def test_a_process_of_this_machine_that_is_gone_holds_nothing(hosts: Hosts, monk
     assert held_by(first).pid == os.getpid()
 
 
+def test_a_process_whose_end_nobody_has_asked_for_is_dead() -> None:
+    """As a host that was killed in a container whose first process is no init."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        holder = Holder("here", process.pid, place(), "t", 1.0)
+        assert not is_dead(holder)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays as it is
+        assert is_dead(holder)
+
+
 def test_alive_is_whatever_is_not_known_to_be_dead() -> None:
     here = Holder("h", os.getpid(), place(), "t", 1.0)
     assert not is_dead(here)
