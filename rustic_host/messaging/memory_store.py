@@ -26,14 +26,11 @@ SWEEP_SECONDS = 1.0
 SWEPT_TOPICS = 16
 """How many topics one publishing thread looks after: it must not pay for all that expire at once."""
 
-
 BATCH = 256
 """How many new messages a topic indexes at once, and may hold beyond its limit until then. One at a time is dearer."""
 
-
 FORGOTTEN_TOPICS = 10_000
 """Topics that are no more, and are counted one by one all the same; of older ones the sums are kept."""
-
 
 _id_of = itemgetter(ID)
 

@@ -132,7 +132,7 @@ class Link:
         """What comes next waits for the server at most so long (more than 0), or as the settings say if less."""
         self._longest = seconds
         if self.connected:
-            self._connection._sock.settimeout(self._limits()["socket_timeout"])
+            self._connection._sock.settimeout(min(self.config.socket_timeout, seconds))
 
     def _limits(self) -> dict[str, float]:
         names = "socket_timeout", "socket_connect_timeout"
