@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -75,6 +76,7 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "stack": lambda message: message.origin_guild_stack.append(5),
     "header": lambda message: setattr(message.forward_header, "origin_message_id", "x"),
     "a whole number as timestamp": _set("timestamp", EPOCH_MS),
+    "a decimal as timestamp": _set("timestamp", Decimal(EPOCH_MS)),
     "a timestamp without end": _set("timestamp", float("inf")),
     "keys of the payload": lambda message: message.payload.update({5: 1}),
     **{f"{name} is {value}": _set(name, value) for name in Message.model_fields for value in (None, 0.5, True)},
