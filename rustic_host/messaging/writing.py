@@ -56,7 +56,7 @@ def written(fields: Iterable[Any]) -> bytes:
         sender, topics, recipients, payload, kind, origin, thread, conversation, header, slip, history, ttl, error,
         trace, state, topic, enrich, status, stack, number, priority, timestamp,
     ) = fields  # fmt: skip
-    if timestamp.__class__ is not float or (when := int(timestamp)) != timestamp or not EPOCH_MS <= when <= LAST_MS:
+    if (when := int(timestamp)) != timestamp or not EPOCH_MS <= when <= LAST_MS:
         raise TypeError("no time of an id")
     if conversation is header is slip is ttl is trace is state is None and error is False and history == []:
         way = _NOTHING
